@@ -64,6 +64,9 @@ struct HeaderInfo {
     label: String,
     keys: Vec<KeyName>,
     other_copy: String,
+    /// For people, who have `other_copy` in JSON.
+    #[serde(skip)]
+    damaged_copy: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     deep_rekey: Option<UnderWay>,
     /// The home that a disk names.
@@ -134,6 +137,11 @@ pub(super) fn run(args: &InfoArgs, config: &dyn Fn() -> Result<PathBuf>) -> Resu
     if !args.json {
         for info in &infos {
             if let Info::Header(info) = info
+                && let Some(why) = &info.damaged_copy
+            {
+                eprintln!("{}: {why}", info.path.shown());
+            }
+            if let Info::Header(info) = info
                 && let Some(vm) = &info.vm
             {
                 vm.print();
@@ -157,7 +165,7 @@ fn infos(path: &Path, inventory: &Inventory, config: &dyn Fn() -> Result<PathBuf
             let (kind, reason) = (mark.kind.word(), mark.describe());
             let info = OtherInfo { path: whole.clone(), kind, state: "erased", uuid: mark.uuid, reason };
             infos.push((whole, Ok(Info::Other(info))));
-        } else if let Some((kind, reason)) = entry.in_the_clear().filter(|_| !of_vm) {
+        } else if let Some((kind, reason)) = entry.in_the_clear().filter(|_| !of_vm && !entry.is_own_header()) {
             let info = OtherInfo { path: whole.clone(), kind, state: "clear", uuid: None, reason };
             infos.push((whole, Ok(Info::Other(info))));
         } else if let Some(error) = entry.unreadable() {
@@ -241,6 +249,7 @@ fn header_info(
             OtherCopy::Older(older) => format!("older (sequence {})", older.claims().sequence),
             OtherCopy::Damaged(error) => format!("damaged: {}", error.chain()),
         },
+        damaged_copy: stored.damaged_copy(),
         deep_rekey,
         owner: claims.owner,
         binds_disks: disk.is_none().then_some(claims.binds_disks),

@@ -86,8 +86,8 @@ pub(super) struct MountArgs {
     #[arg(long, value_name = "MINUTES", num_args = 0..=1, require_equals = true, default_missing_value = DEFAULT_MINUTES,
           value_parser = parse_minutes)]
     manifest: Option<Duration>,
-    /// Do not mount (exit code 4) if something cannot be used: it remains locked, is damaged or erased, or does not lie where its
-    /// VM's list of disks has it
+    /// Do not mount (exit code 4) if something cannot be used: it remains locked, is damaged, erased or missing, does not lie where
+    /// its VM's list of disks has it, has lost its header, or is older than what this host has seen
     #[arg(long)]
     require_unlocked: bool,
     /// Mount a folder as a datastore although it holds files and no VM folder

@@ -74,6 +74,11 @@ pub(super) fn print(json: bool, status: &MountStatus) -> Result<()> {
     {
         println!("\n{}: {}", name(component), holder.text);
     }
+    for (component, why) in
+        components.iter().filter_map(|component| Some((component, component.damaged_copy.as_ref()?)))
+    {
+        println!("\n{}: {why}", name(component));
+    }
     for (component, why) in components.iter().filter_map(|component| Some((component, component.gone_back.as_ref()?))) {
         println!("\n{} has gone back: {why}", name(component));
     }

@@ -14,6 +14,7 @@ use crate::provider::Notice;
 use crate::seen;
 use crate::serve::{MAX_COMPONENTS, Unusable};
 use crate::storage::claims::Holder;
+use crate::store::header_area::StoredHeader;
 use crate::text::{self, Show};
 use crate::timestamp::Timestamp;
 use crate::vm::inventory::FolderKind;
@@ -151,6 +152,9 @@ pub struct ComponentStatus {
     /// A deep rekey that is under way.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deep_rekey: Option<UnderWay>,
+    /// Of two header copies one is damaged, and why.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub damaged_copy: Option<String>,
     /// Why it can only be read: it is older than what this host has seen of it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gone_back: Option<String>,
@@ -344,6 +348,7 @@ fn component_status(found: &FoundComponent, fs: &FileSystem) -> ComponentStatus 
         keys: claims.map(|claims| claims.slots.key_ids().map(KeyName::of).collect()).unwrap_or_default(),
         size: size.filter(|_| found.kind == ComponentKind::Disk),
         deep_rekey: found.deep_rekey,
+        damaged_copy: found.header.as_ref().ok().and_then(StoredHeader::damaged_copy),
         gone_back: found.unverified().and_then(|header| keyring.gone_back(header)),
         held_by: None,
         manifest: claims
@@ -368,6 +373,7 @@ mod tests {
             keys: Vec::new(),
             size: None,
             deep_rekey: None,
+            damaged_copy: None,
             gone_back: None,
             held_by: None,
             manifest: None,

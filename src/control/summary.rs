@@ -98,6 +98,17 @@ pub fn unusable(components: &[ComponentStatus], places: &[UnusableStatus]) -> Op
     Some(format!("not usable: {name}: {why}{}", more(all.len())))
 }
 
+/// One line on the components of which one header copy is damaged.
+pub fn damaged_copies(components: &[ComponentStatus]) -> Option<String> {
+    let mut damaged = components.iter().filter_map(|one| Some((one, one.damaged_copy.as_deref()?)));
+    let (first, why) = damaged.next()?;
+    Some(format!("{}: {why}{}", name(first), more(damaged.count() + 1)))
+}
+
+fn name(component: &ComponentStatus) -> String {
+    if component.path.as_os_str().is_empty() { ".".to_owned() } else { component.path.shown().to_string() }
+}
+
 /// One line on the disks that a list has and that are nowhere.
 pub fn missing(places: &[UnusableStatus]) -> Option<String> {
     let missing: Vec<_> = places.iter().filter(|place| place.missing).collect();

@@ -9,6 +9,7 @@ use rustix::io::Errno;
 
 use crate::error::{Context, Error, Kind, Result};
 use crate::event::EventName;
+use crate::format::names::DiskNames;
 use crate::gate::{Object, Operation, Trail};
 use crate::operations::whole;
 use crate::progress::OnProgress;
@@ -16,7 +17,8 @@ use crate::provider::Providers;
 use crate::sys::file::{file_beneath, regular_at};
 use crate::text::{self, Show};
 use crate::vm::check::{Check, Finding, State};
-use crate::vm::inventory::Inventory;
+use crate::vm::inventory::{Entry, Inventory};
+use crate::vm::{folder, scan};
 
 /// At most this many components with a problem have events of their own: forged ones must not fill the log.
 const MAX_PROBLEMS: usize = 256;
@@ -48,6 +50,35 @@ fn open(path: &Path, follows: bool) -> io::Result<File> {
     }
 }
 
+impl CheckAll<'_> {
+    /// What a check of the VM folder around a file says of that file; `None` for anything else. Its home tells what should be there.
+    fn in_its_folder(&self) -> Result<Option<Vec<Finding>>> {
+        let path = std::path::absolute(self.path).context(|| format!("resolving {}", self.path.shown()))?;
+        let folder = if path.is_dir() { None } else { scan::folder_around(&path) };
+        let Some(folder) = folder else { return Ok(None) };
+        let below = path.strip_prefix(&folder).unwrap_or(&path);
+        let dir = folder::open_dir(&folder)?;
+        let mut inventory = Inventory::take(&dir, &DiskNames::default())?;
+        let uuid_of = |entry: &Entry| entry.headers().and_then(|(_, headers)| headers.uuid);
+        let uuid = inventory.entries.iter().find(|entry| entry.path == below).and_then(uuid_of);
+        let is_home = |entry: &Entry| entry.is_own_header() && entry.component_path().as_os_str().is_empty();
+        inventory.entries.retain(|entry| {
+            is_home(entry) || entry.path == below || uuid.is_some_and(|uuid| uuid_of(entry) == Some(uuid))
+        });
+        let open = |below: &Path| {
+            let path = whole(&folder, below);
+            open(&path, below.as_os_str().is_empty()).context(|| format!("opening {}", path.shown()))
+        };
+        let findings = Check { open: &open, data: self.data, one_file: true }.run(&inventory, self.providers);
+        let of_file = findings.into_iter().filter(|finding| finding.path == below);
+        let findings: Vec<Finding> =
+            of_file.map(|finding| Finding { path: self.path.to_path_buf(), ..finding }).collect();
+        // A link may be meant that leads to a component elsewhere.
+        let is_told = findings.iter().any(|finding| finding.state != State::Clear) || !path.is_symlink();
+        Ok((is_told && !findings.is_empty()).then_some(findings))
+    }
+}
+
 impl Operation for CheckAll<'_> {
     const NAME: EventName = EventName::Check;
     type Outcome = Vec<Finding>;
@@ -63,7 +94,10 @@ impl Operation for CheckAll<'_> {
             open(&path, below.as_os_str().is_empty() || links.contains(below))
                 .context(|| format!("opening {}", path.shown()))
         };
-        let mut findings = Check { open: &open, data: self.data }.run(self.inventory, self.providers);
+        let mut findings = match self.in_its_folder()? {
+            Some(findings) => findings,
+            None => Check { open: &open, data: self.data, one_file: false }.run(self.inventory, self.providers),
+        };
         if findings.is_empty() {
             let result = "not a vmcryptfs component: no header is there".to_owned();
             let state = State::Problem(Kind::Invalid);

@@ -116,10 +116,7 @@ impl Operation for MountFolder<'_> {
         keep_unlocking(&fs)?;
         let stop = &mut || signals.stop();
         let waiting = ready::Waiting { period: self.wait, required: self.require_unlocked, stop };
-        let not_usable = waiting.unlock(&fs, &self.spec.mountpoint)?;
-        let gone_back = ready::gone_back(&fs, &self.spec.mountpoint);
-        let hidden = ready::without_home(&fs).into_iter().chain(ready::without_sign(&fs));
-        let notes: Vec<String> = not_usable.into_iter().chain(hidden).chain(gone_back).collect();
+        let notes = waiting.unlock(&fs, &self.spec.mountpoint)?;
         notes.iter().for_each(|note| tracing::warn!("{note}"));
         let session = Session::mount(&fs, &self.spec)?;
         let own = session.own();

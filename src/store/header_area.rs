@@ -29,6 +29,15 @@ pub enum OtherCopy {
 }
 
 impl StoredHeader {
+    /// What to say of a copy that is damaged, if one is; nothing else shows it, as the other is in use.
+    pub fn damaged_copy(&self) -> Option<String> {
+        let OtherCopy::Damaged(error) = &self.other else { return None };
+        let why = error.chain();
+        Some(format!(
+            "one of two header copies is damaged ({why}); the other is in use, `vmcryptfs header repair` repairs it"
+        ))
+    }
+
     /// The verified header that counts, with the least sequence of the copies that say the same: either may be lost.
     ///
     /// # Errors

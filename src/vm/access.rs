@@ -222,7 +222,7 @@ impl Located {
     pub fn find(path: &Path) -> Result<Self> {
         let path = std::fs::canonicalize(path).context(|| format!("finding {}", path.shown()))?;
         if path.is_dir() {
-            if path.join(HOME_FILE).exists() {
+            if path.join(HOME_FILE).symlink_metadata().is_ok() {
                 return Ok(Self { folder: path, component: Component::Home });
             }
             folder::refuse_unfinished(&path)?;
@@ -234,7 +234,12 @@ impl Located {
             return Err(Error::new(Kind::Invalid, message));
         }
         let parent = path.parent().unwrap_or(Path::new("/"));
-        let folder = path.ancestors().skip(1).find(|dir| dir.join(HOME_FILE).exists()).unwrap_or(parent).to_path_buf();
+        let folder = path
+            .ancestors()
+            .skip(1)
+            .find(|dir| dir.join(HOME_FILE).symlink_metadata().is_ok())
+            .unwrap_or(parent)
+            .to_path_buf();
         let component = Component::at(path.strip_prefix(&folder).unwrap_or(&path));
         Ok(Self { folder, component })
     }

@@ -66,6 +66,8 @@ pub struct Check<'a> {
     pub open: &'a dyn Fn(&Path) -> Result<File>,
     /// Whether to read all that can prove itself, not only headers.
     pub data: bool,
+    /// Whether one file is asked about, so that the rest of its VM folder is not gone through.
+    pub one_file: bool,
 }
 
 impl Check<'_> {
@@ -82,16 +84,22 @@ impl Check<'_> {
             homes: BTreeMap::new(),
             findings: Vec::new(),
             seen: HashSet::new(),
+            led_to: HashSet::new(),
         };
         // Homes first, whatever their names: files are proven by their keys.
         let (headers, others): (Vec<_>, Vec<_>) = inventory.entries.iter().partition(|entry| entry.is_own_header());
         headers.into_iter().chain(others).for_each(|entry| checked.entry(entry));
         checked.tell_of_files(inventory);
-        checked.compare_manifests();
+        if !self.one_file {
+            checked.compare_manifests();
+        }
         checked.tell_of_lost_headers(inventory);
         checked.tell_of_nested(inventory);
-        let mut findings = checked.findings;
-        tell_of_twins(inventory, &mut findings);
+        tell_of_twins(inventory, &mut checked.findings);
+        checked.tell_of_tallies();
+        let (findings, led_to) = (checked.findings.into_iter().enumerate(), checked.led_to);
+        let mut findings: Vec<Finding> =
+            findings.filter(|(at, _)| !led_to.contains(at)).map(|(_, finding)| finding).collect();
         findings.sort_by(|a, b| a.path.cmp(&b.path));
         findings
     }
@@ -124,6 +132,8 @@ struct Checked<'a, 'e> {
     findings: Vec<Finding>,
     /// Files of several names are looked at once.
     seen: HashSet<Option<(u64, u64)>>,
+    /// Findings of what links in the place of a disk lead to: the link is what is wrong.
+    led_to: HashSet<usize>,
 }
 
 /// A component that is whole and genuine.
@@ -149,6 +159,8 @@ impl<'e> Checked<'_, 'e> {
             if !entry.reserved || entry.is_own_header() {
                 self.component(entry, kind, headers.stored.as_ref());
             }
+        } else if entry.is_own_header() && !matches!(entry.what, What::Erased(_) | What::Unreadable(_)) {
+            // Not a file: that is said of the home.
         } else if let Some(mut finding) = clear_finding(entry).or_else(|| unreadable_finding(entry)) {
             // While a home comes in, its disks are still in the clear.
             if entry.may_be_ciphertext() && entry.vm.as_deref().is_some_and(|vm| self.homes.contains_key(vm)) {
@@ -188,20 +200,17 @@ impl<'e> Checked<'_, 'e> {
 
     /// What is to be known of a component that is whole and genuine.
     fn examine(&self, entry: &Entry, stored: &StoredHeader) -> Result<Examined> {
-        if let OtherCopy::Damaged(error) = &stored.other {
-            let why = error.chain();
-            return Err(Error::new(
-                Kind::Corrupt,
-                format!(
-                    "one of two header copies is damaged ({why}); the other is in use, `vmcryptfs header repair` repairs it"
-                ),
-            ));
+        if let Some(damaged) = stored.damaged_copy() {
+            return Err(Error::new(Kind::Corrupt, damaged));
         }
         let dek = keyring::unlock(&stored.header, &self.keks)?;
         let header = stored.header.clone().verify(&dek)?;
         verify_older(stored, &header, &dek)?;
         let storage = FileStorage::new((self.check.open)(&entry.path)?);
-        let mut result = "whole and genuine".to_owned();
+        // Nothing tells what length a disk had, and its data proves nothing.
+        let result =
+            if header.shape.disk().is_some() { "its header is whole and genuine" } else { "whole and genuine" };
+        let mut result = result.to_owned();
         let mut cursor = None;
         if let Some(transition) = &header.transition {
             match header.shape.kind() {
@@ -236,8 +245,13 @@ impl<'e> Checked<'_, 'e> {
         }
         let len = storage.len()?;
         disk.refuse_wrong_len(len)?;
-        if let Some(why) = disk.kind.layout().why_unchecked().filter(|_| self.check.data) {
-            result += &format!("; its {} bytes of data {why}", disk.plain_len(len));
+        let plain_len = disk.plain_len(len);
+        match disk.kind.layout().why_unchecked().filter(|_| self.check.data) {
+            Some(why) => result += &format!("; its {plain_len} bytes of data {why}"),
+            None => result += &format!("; it has {plain_len} bytes of data"),
+        }
+        if is_raw_image(&entry.path) && !plain_len.is_multiple_of(512) {
+            result += "; that is not a multiple of 512: it may have been cut off";
         }
         Ok(Examined { state, result, keys: None })
     }
@@ -280,17 +294,32 @@ impl<'e> Checked<'_, 'e> {
     fn tell_of_files(&mut self, inventory: &Inventory) {
         for (vm, home) in &self.homes {
             let misplaced = home.listed.misplaced(vm, inventory);
-            let result = &mut self.findings[home.finding].result;
-            result.push_str(&listed::missing(&misplaced));
-            result.push_str(&home.tally.describe(self.check.data));
-            for other in misplaced.iter().filter(|other| matches!(other.found, Found::NoHeader | Found::Other(_))) {
+            let is_told = |found| matches!(found, Found::Nothing | Found::NoHeader | Found::Other(_));
+            // An older list has disks that were removed since.
+            let is_older = home.listed.past.as_ref().is_some_and(|past| past.gone_back().is_some());
+            for other in misplaced.iter().filter(|other| is_told(other.found)) {
                 let path = vm.join(&other.path);
-                let (state, result) = (State::Problem(Kind::Corrupt), other.message.clone());
-                match self.findings.iter_mut().find(|finding| finding.path == path) {
-                    Some(finding) => (finding.state, finding.result) = (state, result),
+                let kind = if is_older && other.found == Found::Nothing { Kind::ReadOnly } else { Kind::Corrupt };
+                let (state, result) = (State::Problem(kind), other.message.clone());
+                // A link, and what it leads to, have one path.
+                let mut there = self.findings.iter_mut().enumerate().filter(|(_, finding)| finding.path == path);
+                match there.next() {
+                    Some((_, finding)) => {
+                        (finding.state, finding.result) = (state, result);
+                        self.led_to.extend(there.map(|(at, _)| at));
+                    }
                     None => self.findings.push(Finding { path, kind: "disk", uuid: None, state, result }),
                 }
             }
+        }
+    }
+
+    /// How much of each home was proven. Where something is wrong, that is not all of it.
+    fn tell_of_tallies(&mut self) {
+        for (vm, home) in &self.homes {
+            let is_problem = |finding: &Finding| matches!(finding.state, State::Problem(_));
+            let is_all = !self.findings.iter().any(|finding| finding.path.starts_with(vm) && is_problem(finding));
+            self.findings[home.finding].result.push_str(&home.tally.describe(self.check.data, is_all));
         }
     }
 
@@ -340,6 +369,12 @@ impl<'e> Checked<'_, 'e> {
     fn add(&mut self, path: &Path, kind: &'static str, uuid: Option<Uuid>, state: State, result: String) {
         self.findings.push(Finding { path: path.to_path_buf(), kind, uuid, state, result });
     }
+}
+
+/// Whether a disk of this name is as long as its guest sees it.
+fn is_raw_image(path: &Path) -> bool {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    [".raw", ".img", "-flat.vmdk"].iter().any(|ending| name.ends_with(ending))
 }
 
 /// A copy that does not count must be the owner's all the same. During a deep rekey it may be under the DEK before.

@@ -7,7 +7,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags};
+use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::io::Errno;
 use uuid::Uuid;
 
@@ -24,7 +24,7 @@ use crate::provider::{KeyProvider, NewKey};
 use crate::storage::claims::{Claim, Claims};
 use crate::storage::{Access, FileStorage};
 use crate::store::header_area::{self, StoredHeader};
-use crate::sys::file::{entries, folder_beneath, is_at};
+use crate::sys::file::{entries, file_beneath, folder_beneath, is_at};
 use crate::text::{Show, quoted};
 use crate::vm::disk::create_component;
 use crate::vm::home_state::{HomeState, header_id};
@@ -246,7 +246,7 @@ fn is_beside_header(name: &OsStr) -> bool {
 fn refuse_unless_empty(path: &Path) -> Result<()> {
     let names = sorted_names(&open_dir(path)?).context(|| format!("reading {}", path.shown()))?;
     refuse_unfinished(path)?;
-    if path.join(HOME_FILE).exists() {
+    if path.join(HOME_FILE).symlink_metadata().is_ok() {
         if let Some(erasure) = open_header(&open_dir(path)?, HOME_FILE)?
             .map(|storage| header_area::erasure(&storage, ComponentKind::Home))
             .transpose()?
@@ -384,23 +384,11 @@ pub(crate) fn read_header(dir: &File, name: &str) -> Result<Option<StoredHeader>
 }
 
 fn open_header(dir: &File, name: &str) -> Result<Option<FileStorage>> {
-    // NONBLOCK keeps a fifo that was put in its place from stopping us.
-    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    match rustix::fs::openat(dir, name, flags, Mode::empty()) {
-        Ok(file) => refuse_irregular(File::from(file), name).map(FileStorage::new).map(Some),
-        Err(rustix::io::Errno::NOENT) => Ok(None),
-        Err(error) => Err(Error::errno(format!("opening {name}"), error)),
+    match file_beneath(dir, Path::new(name)) {
+        Ok(file) => Ok(Some(FileStorage::new(file))),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(Error::io(format!("opening {name}"), error)),
     }
-}
-
-/// Refuses what was put in the place of a home's header and is not a file.
-///
-/// # Errors
-/// `Invalid`, or `Io`.
-pub(crate) fn refuse_irregular(file: File, name: &str) -> Result<File> {
-    let stat = rustix::fs::fstat(&file).context(|| format!("reading attributes of {name}"))?;
-    let is_regular = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
-    if is_regular { Ok(file) } else { Err(Error::new(Kind::Invalid, format!("{name} is not a regular file"))) }
 }
 
 fn load_header(storage: &FileStorage, name: &str) -> Result<StoredHeader> {

@@ -179,10 +179,10 @@ fn a_fifo_in_the_place_of_a_header_stops_no_verb() {
     let made = std::process::Command::new("mkfifo").arg(host.path("vm/vmcryptfs.home")).status().unwrap();
     assert!(made.success());
     for verb in [&["clone", vm, host.path("copy")][..], &["encrypt", vm], &["decrypt", vm, "--all"]] {
-        host.refuses(verb, 2, "vmcryptfs.home is not a regular file");
+        host.refuses(verb, 3, "vmcryptfs.home: a fifo lies there, expected a regular file");
     }
     assert!(!host.try_run(&["rekey", vm]).status.success());
-    host.refuses(&["info", vm], 2, "not a regular file");
+    host.refuses(&["info", vm], 3, "a fifo lies there");
 }
 
 #[test]

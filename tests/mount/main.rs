@@ -22,6 +22,7 @@ mod errors;
 mod events;
 mod files;
 mod first_write;
+mod found;
 mod hang;
 mod home;
 mod identity;

@@ -65,7 +65,7 @@ pub(super) fn check_source(source: &Path, empty: bool) -> Result<()> {
 }
 
 /// One line that names the folders whose home header is lost: they do not show in the mount.
-pub(super) fn without_home(fs: &FileSystem) -> Option<String> {
+fn without_home(fs: &FileSystem) -> Option<String> {
     let folders = fs.served().folders_without_home();
     let said = format!(
         "{} not shown, since the home header is missing: {} ({RESTORE_HOME})",
@@ -76,7 +76,7 @@ pub(super) fn without_home(fs: &FileSystem) -> Option<String> {
 }
 
 /// One line that names files that may be disks whose header was overwritten: the mount opens none of them.
-pub(super) fn without_sign(fs: &FileSystem) -> Option<String> {
+fn without_sign(fs: &FileSystem) -> Option<String> {
     let files = fs.served().files_without_sign();
     let said = format!("{}: {NO_SIGN}; such a file cannot be opened in the mount", names(files));
     (!files.is_empty()).then_some(said)
@@ -111,16 +111,12 @@ pub(super) fn is_read_only(source: &Path) -> bool {
 }
 
 /// What can only be read, since it is older than what this host has seen of it.
-pub(super) fn gone_back(fs: &FileSystem, mountpoint: &Path) -> Option<String> {
+fn gone_back(fs: &FileSystem) -> Option<String> {
     let served = fs.served();
     let gone_back = served.keyring().all_gone_back();
     let first = gone_back.first().and_then(|header| served.component_path(header))?;
     let more = if gone_back.len() > 1 { format!(" and {} more", gone_back.len() - 1) } else { String::new() };
-    Some(format!(
-        "older than what this host has seen, so that it can only be read: {}{more}; see `vmcryptfs status {}`",
-        first.shown(),
-        quoted(mountpoint)
-    ))
+    Some(format!("older than what this host has seen, so that it can only be read: {}{more}", first.shown()))
 }
 
 /// How a mount that is not there yet waits for its keys.
@@ -134,7 +130,8 @@ pub(super) struct Waiting<'a> {
 }
 
 impl Waiting<'_> {
-    /// Waits until nothing is locked for want of a key, and says what cannot be used then, a line for each kind of reason.
+    /// Waits until nothing is locked for want of a key, and says what cannot be used then, or not as it should, a line for each kind of
+    /// reason.
     ///
     /// # Errors
     /// `Io`; `Stopped`; `KeyUnavailable` if anything cannot be used that must.
@@ -154,13 +151,16 @@ impl Waiting<'_> {
                 continue;
             }
             drop(fs.served().take_first_found());
-            let not_usable: Vec<String> =
-                summary::locked(&all).into_iter().chain(summary::unusable(&all, &unusable)).collect();
-            if self.required && !not_usable.is_empty() {
-                return Err(Error::new(Kind::KeyUnavailable, not_usable.join("; ")));
+            let of_components =
+                [summary::locked(&all), summary::unusable(&all, &unusable), summary::missing(&unusable)];
+            let of_components: Vec<String> = of_components.into_iter().chain([gone_back(fs)]).flatten().collect();
+            let hidden: Vec<String> = [without_home(fs), without_sign(fs)].into_iter().flatten().collect();
+            if self.required && !(of_components.is_empty() && hidden.is_empty()) {
+                return Err(Error::new(Kind::KeyUnavailable, [of_components, hidden].concat().join("; ")));
             }
+            let shown = of_components.into_iter().chain(summary::damaged_copies(&all));
             let advice = |said| format!("{said}; see `vmcryptfs status {}`", quoted(mountpoint));
-            return Ok(not_usable.into_iter().chain(summary::missing(&unusable)).map(advice).collect());
+            return Ok(shown.map(advice).chain(hidden).collect());
         }
     }
 

@@ -11,8 +11,7 @@ use crate::format::header::Header;
 use crate::format::members::MemberList;
 use crate::key::Dek;
 use crate::seen::{Floor, GoneBack, Memory, Past, Point};
-use crate::text::Show;
-use crate::vm::inventory::misplaced::{Expected, Found, Misplaced};
+use crate::vm::inventory::misplaced::{Expected, Misplaced};
 use crate::vm::inventory::{Entry, Inventory};
 use crate::vm::{members, owner};
 
@@ -62,17 +61,6 @@ impl Listed {
     /// What of a VM folder is not as the home says.
     pub(super) fn misplaced(&self, vm: &Path, inventory: &Inventory) -> Vec<Misplaced> {
         inventory.misplaced(vm, &Expected { home: self.home, binds_disks: self.binds_disks, list: self.list.as_ref() })
-    }
-}
-
-/// What to say of disks that the list has and the folder has not.
-pub(super) fn missing(misplaced: &[Misplaced]) -> String {
-    let missing = misplaced.iter().filter(|other| other.found == Found::Nothing);
-    let missing: Vec<String> = missing.map(|other| other.path.shown().to_string()).collect();
-    if missing.is_empty() {
-        String::new()
-    } else {
-        format!("; its list has disks that are not there: {}", missing.join(", "))
     }
 }
 

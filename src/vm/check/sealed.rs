@@ -33,8 +33,8 @@ pub(super) struct Tally {
 }
 
 impl Tally {
-    /// What an answer says more of a home.
-    pub(super) fn describe(&self, data: bool) -> String {
+    /// What an answer says more of a home; `is_all` if nothing of it has a problem.
+    pub(super) fn describe(&self, data: bool, is_all: bool) -> String {
         if !data {
             return match self.files {
                 0 => String::new(),
@@ -60,7 +60,8 @@ impl Tally {
         };
         match read.is_empty() {
             true => format!("; nothing else of it has content that could be read{empty}"),
-            false => format!("; all of it was read and is genuine: {}{empty}", read.join(", ")),
+            false if is_all => format!("; all of it was read and is genuine: {}{empty}", read.join(", ")),
+            false => format!("; the rest of it was read and is genuine: {}{empty}", read.join(", ")),
         }
     }
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat};
 
-use crate::error::{Context, Error, Kind, Result};
+use crate::error::{Context, Error, Kind, NotAFile, Result};
 use crate::format::header::is_reserved;
 use crate::format::names::DiskNames;
 use crate::progress::{GoOn, to_the_end};
@@ -182,12 +182,10 @@ impl Walk<'_> {
         }
         let stat = stat(&handle)?;
         let kind = FileType::from_raw_mode(stat.st_mode);
-        if HomeState::of_header_file(name).is_some() && kind != FileType::RegularFile {
-            self.add(
-                place,
-                stat,
-                What::Home(Headers::none(Error::new(Kind::Invalid, "its header is not a regular file"))),
-            );
+        let is_home_header = HomeState::of_header_file(name).is_some();
+        if is_home_header && kind != FileType::RegularFile {
+            let why = Error::new(Kind::Corrupt, format!("{}: {}", name.shown(), NotAFile(kind_of(kind))));
+            self.add(place, stat, What::Home(Headers::none(why)));
         }
         let what = match kind {
             FileType::Directory if place.depth > MAX_DEPTH => What::Unreadable(too_deep()),
@@ -203,7 +201,7 @@ impl Walk<'_> {
             },
             FileType::Symlink => {
                 let link = self.link(dir, name, place)?;
-                if let Some(followed) = self.followed.as_mut().filter(|_| link != Link::Sealed) {
+                if let Some(followed) = self.followed.as_mut().filter(|_| link != Link::Sealed && !is_home_header) {
                     followed.waiting.push((place.path.to_path_buf(), place.depth, place.reserved));
                 }
                 What::Link(link)

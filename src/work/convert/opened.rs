@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags};
+use rustix::fs::{AtFlags, OFlags, RenameFlags};
 
 use crate::error::{Context, Error, Kind, Result};
 use crate::format::header::{ComponentKind, Header, StoredState};
@@ -18,7 +18,7 @@ use crate::storage::claims::{Claim, FileLocks, LOCAL_PAUSE, retry_while};
 use crate::storage::{Access, FileStorage, Storage};
 use crate::store::header_area;
 use crate::store::home_file::HomeKeys;
-use crate::sys::file::{is_at, open_beneath};
+use crate::sys::file::{is_at, regular_beneath};
 use crate::text::Show;
 use crate::vm::folder::{self, NewHome};
 use crate::vm::home_state::HomeState;
@@ -331,10 +331,8 @@ impl OpenHome {
 
 fn claim(dir: &File, name: &str, access: Access) -> Result<FileStorage> {
     let flags = if access == Access::Write { OFlags::RDWR } else { OFlags::RDONLY };
-    // NONBLOCK keeps a fifo that was put in its place from stopping us.
-    let flags = flags | OFlags::NOFOLLOW | OFlags::NONBLOCK;
-    let file = open_beneath(dir, Path::new(name), flags, Mode::empty()).context(|| format!("opening {name}"))?;
-    let storage = FileStorage::new(folder::refuse_irregular(file, name)?);
+    let file = regular_beneath(dir, Path::new(name), flags).context(|| format!("opening {name}"))?;
+    let storage = FileStorage::new(file);
     storage.claim(access).context(|| "another change of this VM folder is at work".into())?;
     Ok(storage)
 }

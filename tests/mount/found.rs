@@ -1,0 +1,175 @@
+//! What stands in a folder, and what a mount, `check`, `status` and `info` say of it: the same, and with the same end.
+
+use std::fs::{self, File};
+use std::os::unix::fs::symlink;
+use std::path::Path;
+use std::process::Output;
+
+use crate::host::Host;
+
+fn said(output: &Output) -> String {
+    String::from_utf8_lossy(&[output.stdout.as_slice(), &output.stderr].concat()).into_owned()
+}
+
+/// What `check` prints of a path, and how it ends.
+fn check(host: &Host, args: &[&str]) -> (Option<i32>, String) {
+    let checked = host.try_run(&[&["check"], args].concat());
+    (checked.status.code(), said(&checked))
+}
+
+/// The end of a mount that requires all to be usable, and its words. There is no mount of it then.
+fn required(host: &Host, folder: &str) -> (Option<i32>, String) {
+    let at = tempfile::tempdir().unwrap();
+    let at_path = at.path().to_str().unwrap();
+    let mounted =
+        host.try_run(&["mount", "--log-file", host.path("log"), "--require-unlocked", host.path(folder), at_path]);
+    if mounted.status.success() {
+        host.run(&["umount", at_path]);
+    }
+    (mounted.status.code(), said(&mounted))
+}
+
+fn fill(path: &str, places: &[u64], what: u8) {
+    let file = File::options().write(true).open(path).unwrap();
+    places.iter().for_each(|place| std::os::unix::fs::FileExt::write_all_at(&file, &[what; 4096], *place).unwrap());
+}
+
+#[test]
+fn a_listed_disk_that_is_missing_is_a_problem_and_no_mount_that_requires_it_begins() {
+    let host = Host::with_vm();
+    assert_eq!(required(&host, "web01").0, Some(0));
+    fs::rename(host.path("web01/root.raw"), host.path("kept.raw")).unwrap();
+    let (code, text) = check(&host, &[host.path("web01")]);
+    assert!(code == Some(3) && text.contains("nothing lies at root.raw"), "{text}");
+    let (code, text) = required(&host, "web01");
+    assert!(code == Some(4) && text.contains("missing: root.raw"), "{text}");
+    // A link to it is no disk, and is said once.
+    symlink(host.path("kept.raw"), host.path("web01/root.raw")).unwrap();
+    for args in [&[host.path("web01")][..], &[host.path("web01/root.raw")]] {
+        let (code, text) = check(&host, args);
+        let lines: Vec<&str> = text.lines().filter(|line| line.contains("root.raw")).collect();
+        assert!(code == Some(3) && lines.len() == 1, "{text}");
+        assert!(lines[0].contains("PROBLEM") && lines[0].contains("a symbolic link lies at root.raw"), "{text}");
+    }
+}
+
+#[test]
+fn what_went_back_what_shows_no_sign_and_a_lost_home_end_a_mount_that_requires_them() {
+    let host = Host::with_vm();
+    fs::create_dir(host.path("vms")).unwrap();
+    host.run(&["create", host.path("vms/db01")]);
+    host.run(&["create-disk", host.path("vms/db01/data.raw"), "--size", "1M"]);
+    assert_eq!(required(&host, "vms").0, Some(0));
+    let home = host.path("vms/db01/vmcryptfs.home");
+    let before = fs::read(home).unwrap();
+    host.run(&["rekey", host.path("vms/db01")]);
+    let after = fs::read(home).unwrap();
+    fs::write(home, before).unwrap();
+    let (code, text) = required(&host, "vms");
+    assert!(code == Some(4) && text.contains("older than what this host has seen"), "{text}");
+    fs::write(home, after).unwrap();
+    let noise: Vec<u8> = (0..9_u64 << 20).map(|at| (at.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56) as u8).collect();
+    fs::write(host.path("vms/db01/lost.raw"), noise).unwrap();
+    let (code, text) = required(&host, "vms");
+    assert!(code == Some(4) && text.contains("lost.raw: no sign of what it is"), "{text}");
+    fs::remove_file(host.path("vms/db01/lost.raw")).unwrap();
+    host.run(&["create", host.path("vms/web02")]);
+    fs::rename(home, host.path("kept.home")).unwrap();
+    let (code, text) = required(&host, "vms");
+    assert!(code == Some(4) && text.contains("not shown, since the home header is missing: db01"), "{text}");
+}
+
+#[test]
+fn a_damaged_header_copy_is_said_by_all_and_a_file_without_any_is_judged_by_its_folder() {
+    let host = Host::with_vm();
+    let disk = host.path("web01/root.raw");
+    host.run(&["create-disk", host.path("web01/more.raw"), "--size", "1M"]);
+    fill(disk, &[0], 0);
+    let words = "one of two header copies is damaged";
+    for path in [host.path("web01"), disk] {
+        let (code, text) = check(&host, &[path]);
+        assert!(code == Some(3) && text.contains(words), "{text}");
+    }
+    let info = host.try_run(&["info", host.path("web01")]);
+    assert!(said(&info).contains(words), "{}", said(&info));
+    let mount = host.mount("web01", &[]);
+    assert!(host.log().contains(words));
+    assert!(host.run(&["status", mount.root().to_str().unwrap()]).contains(&format!("root.raw: {words}")));
+    assert!(mount.status()["components"].to_string().contains("damaged_copy"));
+    mount.unmount();
+    assert_eq!(required(&host, "web01").0, Some(0));
+    fill(disk, &[4 << 20], 0);
+    for path in [host.path("web01"), disk] {
+        let (code, text) = check(&host, &[path]);
+        assert!(code == Some(3) && text.contains("a file without a header lies at root.raw"), "{text}");
+    }
+}
+
+#[test]
+fn what_lies_in_the_place_of_a_homes_header_is_named_and_is_damage() {
+    let host = Host::with_vm();
+    let (home, kept) = (host.path("web01/vmcryptfs.home"), host.path("kept.home"));
+    fs::rename(home, kept).unwrap();
+    let make_fifo = |path: &Path| {
+        rustix::fs::mknodat(rustix::fs::CWD, path, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
+    };
+    let makers: [(&str, &dyn Fn(&Path)); 3] = [
+        ("a fifo", &make_fifo),
+        ("a folder", &|path| fs::create_dir(path).unwrap()),
+        ("a symbolic link", &|path| symlink(kept, path).unwrap()),
+    ];
+    for (what, make) in makers {
+        make(Path::new(home));
+        let words = format!("{what} lies there, expected a regular file");
+        for verb in
+            [&["check"][..], &["info"], &["clone", host.path("web01")], &["encrypt"], &["rekey"], &["key", "list"]]
+        {
+            let args = match verb {
+                ["clone", from] => vec!["clone", from, host.path("copy")],
+                verb => [verb, &[host.path("web01")]].concat(),
+            };
+            let done = host.try_run(&args);
+            assert!(done.status.code() == Some(3) && said(&done).contains(&words), "{args:?}: {}", said(&done));
+        }
+        let (_, text) = check(&host, &[host.path("web01")]);
+        assert_eq!(text.lines().filter(|line| line.contains("home")).count(), 1, "{text}");
+        if what == "a folder" { fs::remove_dir(home).unwrap() } else { fs::remove_file(home).unwrap() }
+    }
+}
+
+#[test]
+fn check_does_not_call_whole_what_it_cannot_know_nor_all_genuine_beside_a_problem() {
+    let host = Host::with_vm();
+    let mount = host.mount("web01", &[]);
+    fs::write(mount.path("a.nvram"), "one").unwrap();
+    fs::write(mount.path("b.nvram"), "two").unwrap();
+    mount.unmount();
+    let (code, text) = check(&host, &["--data", host.path("web01")]);
+    assert!(code == Some(0) && text.contains("all of it was read and is genuine: 2 files"), "{text}");
+    fill(host.path("web01/b.nvram"), &[274_432], 7);
+    let (code, text) = check(&host, &["--data", host.path("web01")]);
+    assert!(code == Some(3) && text.contains("the rest of it was read and is genuine") && !text.contains("all of it"));
+    File::options().write(true).open(host.path("web01/root.raw")).unwrap().set_len((8 << 20) + 511_392).unwrap();
+    let (code, text) = check(&host, &[host.path("web01/root.raw")]);
+    assert!(
+        code == Some(0) && text.contains("511392 bytes of data") && text.contains("may have been cut off"),
+        "{text}"
+    );
+    assert!(!text.contains(" ok     whole"), "{text}");
+}
+
+#[test]
+fn disks_are_made_neither_beside_a_read_only_mount_nor_in_a_folder_of_a_vm() {
+    let host = Host::with_vm();
+    fs::create_dir(host.path("web01/sub")).unwrap();
+    host.refuses(&["create-disk", host.path("web01/sub/n.raw"), "--size", "1M"], 7, "is a folder within the VM folder");
+    File::create(host.path("web01/clear.raw")).unwrap().set_len(1 << 20).unwrap();
+    let mount = host.mount("web01", &["-o", "ro"]);
+    host.refuses(&["create-disk", host.path("web01/n.raw"), "--size", "1M"], 10, "is mounted read-only");
+    host.refuses(&["encrypt", host.path("web01"), "--disk", "clear.raw"], 10, "is mounted read-only");
+    host.refuses(&["decrypt", host.path("web01"), "--disk", "root.raw"], 10, "is mounted read-only");
+    mount.unmount();
+    let mount = host.mount("web01", &[]);
+    host.run(&["create-disk", host.path("web01/n.raw"), "--size", "1M"]);
+    mount.unmount();
+}
