@@ -7,17 +7,19 @@ use serde::Serialize;
 use crate::control::vm_task::VmTask;
 use crate::error::{Context, Error, Kind, Result};
 use crate::event::reader::Reader;
-use crate::event::{self, EventName};
+use crate::event::{self, EventName, Record};
 use crate::format::header::HOME_FILE;
 use crate::gate::unwatched;
 use crate::operations::convert::CloneVm;
-use crate::text::{Show, quoted};
+use crate::operations::whole;
+use crate::text::{self, Show, quoted};
 use crate::vm::access::Located;
 use crate::vm::component::Component;
 use crate::vm::home_state::HomeState;
 use crate::vm::key_copies::KeyCopies;
 use crate::vm::{folder, outer};
-use crate::work::erase::{Erase, Erased};
+use crate::work::ComponentResult;
+use crate::work::erase::{Erase, Erased, Overwritten};
 
 /// At most this many files of one kind are named one by one.
 const MAX_NAMED: usize = 20;
@@ -116,6 +118,8 @@ fn not_erased(erased: &Erased) -> Vec<String> {
 struct KeysLeft {
     /// Of the component, or in which it lies.
     folder: PathBuf,
+    /// The same as it was named.
+    named: PathBuf,
     copies: KeyCopies,
 }
 
@@ -124,7 +128,21 @@ impl KeysLeft {
     /// What is damaged is erased all the same, and then its keys are unknown.
     fn before(component: &Path) -> Self {
         let folder = Located::find(component).map_or_else(|_| component.to_path_buf(), |located| located.folder);
-        Self { folder, copies: KeyCopies::of(component).unwrap_or_default() }
+        let of_folder = if component.is_dir() { component } else { component.parent().unwrap_or(component) };
+        let named = std::path::absolute(of_folder).unwrap_or_else(|_| of_folder.to_path_buf());
+        Self { folder, named, copies: KeyCopies::of(component).unwrap_or_default() }
+    }
+
+    /// Whether an event is about a component that was erased: by its UUID, or where no copy of its header told that, by its place.
+    fn is_about(&self, erased: &ComponentResult<Overwritten>, record: &Record) -> bool {
+        if erased.uuid.is_some() {
+            return erased.uuid == record.uuid;
+        }
+        let at = |folder: &Path| {
+            let whole: PathBuf = folder.join(erased.component.path()).components().collect();
+            record.component.as_deref() == Some(&*text::path::to_text(&whole))
+        };
+        at(&self.folder) || at(&self.named)
     }
 
     fn places(&self, erased: &Erased) -> Vec<String> {
@@ -134,6 +152,13 @@ impl KeysLeft {
             Err(error) => vec![format!("what {} holds, which cannot be read: {}", datastore.shown(), error.chain())],
         };
         places.extend(self.recorded(erased));
+        let unknown = erased.components.iter().filter(|component| component.uuid.is_none());
+        places.extend(unknown.map(|component| {
+            format!(
+                "saved headers and copies of {}: its header was damaged, so only those are known that were made at this place",
+                whole(&self.folder, component.component.path()).shown()
+            )
+        }));
         places
     }
 
@@ -145,8 +170,7 @@ impl KeysLeft {
         let Ok(mut reader) = reader else { return places };
         while let Ok(Some(line)) = reader.next_line() {
             let record = line.record;
-            let ours =
-                erased.components.iter().any(|component| component.uuid.is_some() && component.uuid == record.uuid);
+            let ours = erased.components.iter().any(|component| self.is_about(component, &record));
             let reason = record.reason.as_deref().unwrap_or_default();
             if !record.succeeded() {
                 continue;

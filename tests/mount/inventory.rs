@@ -424,6 +424,20 @@ fn links_are_followed_and_what_is_no_vm_is_in_the_clear_too() {
 }
 
 #[test]
+fn erase_of_a_home_whose_header_is_damaged_names_its_saved_headers() {
+    let host = Host::with_vm();
+    let (vm, header) = (host.path("web01"), host.path("web01/vmcryptfs.home"));
+    host.run(&["header", "backup", vm, host.path("home.header")]);
+    host.run(&["header", "backup", host.path("web01/root.raw"), host.path("disk.header")]);
+    fs::write(header, vec![0; fs::read(header).unwrap().len()]).unwrap();
+    let evidence = json(&host.run(&["erase", "--yes", "--json", vm]));
+    let places: Vec<&str> = evidence["elsewhere"].as_array().unwrap().iter().map(|at| at.as_str().unwrap()).collect();
+    for words in ["home.header", "disk.header", "saved headers and copies of "] {
+        assert!(places.iter().any(|place| place.contains(words)), "{words}: {places:?}");
+    }
+}
+
+#[test]
 fn erase_names_what_its_keys_still_open() {
     let host = Host::with_vm();
     fs::create_dir(host.path("ds")).unwrap();
