@@ -66,7 +66,8 @@ pub(super) fn upgrade(args: &UpgradeArgs, config: &Path) -> Result<()> {
     let upgrade = UpgradeVm { folder: &args.folder, providers: Providers::load(config)? };
     let upgraded = perform_shown(upgrade)?;
     if args.json {
-        return out::json(&upgraded);
+        out::json(&upgraded)?;
+        return upgraded.passed_over.check();
     }
     let listed = upgraded.listed.map_or_else(|| "as before".to_owned(), |listed| listed.to_string());
     match upgraded.changed {
@@ -77,7 +78,8 @@ pub(super) fn upgrade(args: &UpgradeArgs, config: &Path) -> Result<()> {
         false => println!("{}: its disks are bound to it already.", args.folder.shown()),
     }
     upgraded.bound.iter().for_each(|disk| println!("  {}", disk.shown()));
-    Ok(())
+    upgraded.passed_over.lines().for_each(|line| eprintln!("{line}"));
+    upgraded.passed_over.check()
 }
 
 pub(super) fn adopt(args: &AdoptArgs, config: &Path) -> Result<()> {

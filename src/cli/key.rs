@@ -173,7 +173,8 @@ fn remove(args: &RemoveArgs, config: &Path) -> Result<()> {
 
 fn print_changed(path: &Path, json: bool, changed: &SlotsChanged, done: &str) -> Result<()> {
     if json {
-        return out::json(changed);
+        out::json(changed)?;
+        return changed.passed_over.check();
     }
     for component in &changed.components {
         let name = place::shown(path, component.component.path());
@@ -183,5 +184,5 @@ fn print_changed(path: &Path, json: bool, changed: &SlotsChanged, done: &str) ->
         }
     }
     changed.passed_over.lines().for_each(|line| eprintln!("{line}"));
-    Ok(())
+    changed.passed_over.check()
 }

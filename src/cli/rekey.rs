@@ -102,7 +102,8 @@ fn disks(args: &RekeyArgs) -> Vec<PathBuf> {
 
 fn print(args: &RekeyArgs, rekeyed: &Rekeyed, hosts: Option<Vec<KeyHost>>) -> Result<()> {
     if args.json {
-        return out::json(&Report { rekeyed, hosts });
+        out::json(&Report { rekeyed, hosts })?;
+        return rekeyed.passed_over.check();
     }
     let row = |component: &ComponentResult<Rewrapped>| {
         let former = component.done.former_key.as_ref().map_or_else(|| "-".to_owned(), KeyName::to_string);
@@ -115,5 +116,5 @@ fn print(args: &RekeyArgs, rekeyed: &Rekeyed, hosts: Option<Vec<KeyHost>>) -> Re
         println!("It opens on {}", describe(&hosts));
     }
     rekeyed.passed_over.lines().for_each(|line| eprintln!("{line}"));
-    Ok(())
+    rekeyed.passed_over.check()
 }

@@ -32,6 +32,9 @@ pub struct InUse {
     pub unreadable: Vec<Unreadable>,
     /// Saved headers with such a slot. They are no components: what they open may not be here, nor anywhere.
     pub saved_headers: Vec<SavedKeyUse>,
+    /// Files of VM folders that may be disks whose headers were overwritten: which key a saved header of one needs is not known.
+    #[serde(with = "crate::text::path", skip_serializing_if = "Vec::is_empty")]
+    pub no_sign: Vec<PathBuf>,
     /// What was looked at.
     pub looked_at: LookedAt,
     /// Providers whose keys were not counted.
@@ -151,6 +154,9 @@ impl Wanted {
             kind: error.kind(),
         };
         in_use.components.sort_by(|a, b| a.path.cmp(&b.path)); // a home before its disks
+        let no_sign = inventory.entries.iter().filter(|entry| entry.vm.is_some() || entry.headless);
+        let no_sign = no_sign.filter(|entry| entry.may_be_ciphertext());
+        in_use.no_sign = no_sign.map(|entry| entry.path.clone()).collect();
         in_use.unreadable = inventory.unreadable().map(unreadable).collect();
         in_use.unreadable.extend(inventory.folders_without_header().into_iter().map(Unreadable::without_header));
         in_use
@@ -200,6 +206,7 @@ impl InUse {
         self.unreadable.extend(unreadable.map(|entry| Unreadable { path: name(entry.path), ..entry }));
         let saved = other.saved_headers.into_iter();
         self.saved_headers.extend(saved.map(|entry| SavedKeyUse { path: name(entry.path), ..entry }));
+        self.no_sign.extend(other.no_sign.into_iter().map(&name));
         self.looked_at.add(other.looked_at);
         self.other_providers.extend(other.other_providers);
     }

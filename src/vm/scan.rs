@@ -107,10 +107,19 @@ pub struct FirstLook {
 /// # Errors
 /// `Io` when `root` cannot be read.
 pub fn scan(root: &File) -> Result<Vec<FoundComponent>> {
+    scan_watched(root, &to_the_end)
+}
+
+/// As [`scan`]; an error of `go_on`, which is asked before each name, ends it.
+///
+/// # Errors
+/// As [`scan`], and that of `go_on`.
+pub fn scan_watched(root: &File, go_on: &GoOn<'_>) -> Result<Vec<FoundComponent>> {
     let mut look = FirstLook::default();
-    let below = |dir: &File, _: Option<&Header>| inventory::disks_below(dir, &to_the_end);
+    let below = |dir: &File, _: Option<&Header>| inventory::disks_below(dir, go_on);
     if !scan_folder(root, Path::new(""), &below, &mut look)? {
         for name in shown_names(root)? {
+            go_on()?;
             look.folder(root, &name, &below)?;
         }
     }

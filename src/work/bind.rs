@@ -17,6 +17,7 @@ use crate::vm::component::Component;
 use crate::vm::folder;
 use crate::vm::owner::Owner;
 use crate::vm::scan::{self, FoundComponent};
+use crate::work::PassedOver;
 use crate::work::listing::copy_of;
 use crate::work::unlocked_component::{UnlockedComponent, fetch_keks};
 
@@ -36,6 +37,9 @@ pub struct Upgraded {
     /// How many disks the list has that the home got by this.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub listed: Option<usize>,
+    /// What of the VM folder is not bound, if it is a disk.
+    #[serde(flatten)]
+    pub passed_over: PassedOver,
 }
 
 /// A disk that was taken in.
@@ -76,6 +80,7 @@ pub fn upgrade(place: &dyn VmAccess, go_on: &GoOn<'_>) -> Result<Upgraded> {
             ),
         ));
     }
+    let passed_over = PassedOver::of(true, place, &keks, go_on)?;
     let uuid = home.header().uuid;
     for disk in &mut disks {
         disk.bind_to(uuid)?;
@@ -86,7 +91,7 @@ pub fn upgrade(place: &dyn VmAccess, go_on: &GoOn<'_>) -> Result<Upgraded> {
         home.bind_disks()?;
     }
     let has_list = home.header().lists_disks;
-    Ok(Upgraded { uuid, changed: is_new || !bound.is_empty(), bound, has_list, listed: None })
+    Ok(Upgraded { uuid, changed: is_new || !bound.is_empty(), bound, has_list, listed: None, passed_over })
 }
 
 /// Refuses two files that are the same disk, as far as headers say that are not verified.
@@ -131,7 +136,8 @@ pub fn adopt(place: &dyn VmAccess, disk: &Component, go_on: &GoOn<'_>) -> Result
     if let Some(twin) = same.iter().find(|other| other.component() != *disk && other.inode != inode) {
         return Err(copy_of(disk, &twin.component(), uuid));
     }
-    if !is_own && let Some(original) = elsewhere(&place.path(), uuid, inode) {
+    let original = if is_own { None } else { elsewhere(&place.path(), (uuid, inode), go_on)? };
+    if let Some(original) = original {
         return Err(Error::new(
             Kind::Exists,
             format!(
@@ -158,12 +164,19 @@ pub fn adopt(place: &dyn VmAccess, disk: &Component, go_on: &GoOn<'_>) -> Result
 }
 
 /// Where another VM of the datastore has a file of this disk, if that can be seen. What lies deeper, or cannot be read, is not known.
-fn elsewhere(folder: &Path, uuid: Uuid, inode: Option<(u64, u64)>) -> Option<PathBuf> {
-    let (datastore, own) = (folder.parent()?, folder.file_name()?);
-    let found = scan::scan(&folder::open_dir(datastore).ok()?).ok()?;
+///
+/// # Errors
+/// `Stopped` by `go_on`.
+fn elsewhere(folder: &Path, (uuid, inode): (Uuid, Option<(u64, u64)>), go_on: &GoOn<'_>) -> Result<Option<PathBuf>> {
+    let (Some(datastore), Some(own)) = (folder.parent(), folder.file_name()) else { return Ok(None) };
+    let found = match folder::open_dir(datastore).and_then(|root| scan::scan_watched(&root, go_on)) {
+        Ok(found) => found,
+        Err(error) if error.kind() == Kind::Stopped => return Err(error),
+        Err(_) => return Ok(None),
+    };
     let others = found.into_iter().filter(|found| !found.path.starts_with(own) && found.inode != inode);
     let mut twins = others.filter(|found| found.is_disk(uuid));
-    twins.next().map(|twin| datastore.join(twin.path))
+    Ok(twins.next().map(|twin| datastore.join(twin.path)))
 }
 
 #[cfg(test)]

@@ -2,10 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Kind, Result};
+use crate::error::{Error, Kind, Result};
 use crate::format::names::DiskNames;
 use crate::progress::GoOn;
-use crate::text::Show;
+use crate::text::{self, Show};
 use crate::vm::access::VmAccess;
 use crate::vm::folder;
 use crate::vm::inventory::{Inventory, What};
@@ -52,6 +52,21 @@ impl PassedOver {
         });
         let misplaced = erased.chain(misplaced.into_iter().map(|other| other.message)).collect();
         Ok(Self { unreadable, misplaced })
+    }
+
+    /// Refuses to call work done that passed over something. To be asked once the work is done.
+    ///
+    /// # Errors
+    /// `Corrupt` where a disk of the list is not in its place, else `Io`.
+    pub fn check(&self) -> Result<()> {
+        let kind = if self.misplaced.is_empty() { Kind::Io } else { Kind::Corrupt };
+        match self.unreadable.len() + self.misplaced.len() {
+            0 => Ok(()),
+            number => {
+                let (one, others) = ("place that was passed over", "places that were passed over");
+                Err(Error::new(kind, format!("done, but for {}", text::count(number, one, others))))
+            }
+        }
     }
 
     /// A line for each.

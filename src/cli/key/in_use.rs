@@ -12,6 +12,7 @@ use crate::operations::key_hosts::{KeyHosts, describe};
 use crate::provider::Providers;
 use crate::text::{self, Show};
 use crate::vm::in_use::{InUse, KeyUse, Wanted};
+use crate::vm::inventory::NO_SIGN;
 
 /// Arguments of `key in-use`.
 #[derive(Args)]
@@ -133,6 +134,9 @@ impl Found {
         }
         for unreadable in &self.0.unreadable {
             println!("{}: unknown: {}", shown(&unreadable.path), unreadable.reason);
+        }
+        for path in &self.0.no_sign {
+            println!("{}: not looked at: {NO_SIGN}", shown(path));
         }
         let lost = self.0.components.iter().filter(|user| user.lost).count();
         let opens = text::count(self.0.components.len(), "component", "components");

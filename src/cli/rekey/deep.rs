@@ -41,7 +41,8 @@ struct ProgressLine<'a> {
 
 fn print(args: &RekeyArgs, rekeyed: &DeepRekeyed) -> Result<()> {
     if args.json {
-        return out::json(rekeyed);
+        out::json(rekeyed)?;
+        return rekeyed.passed_over.check();
     }
     let row = |component: &ComponentResult<Reencrypted>| {
         let done = if component.done.done_now { "re-encrypted" } else { "already done" };
@@ -51,5 +52,5 @@ fn print(args: &RekeyArgs, rekeyed: &DeepRekeyed) -> Result<()> {
     let done = if rekeyed.resumed { "Finished the interrupted deep rekey. " } else { "" };
     println!("{done}New key: {}", rekeyed.key);
     rekeyed.passed_over.lines().for_each(|line| eprintln!("{line}"));
-    Ok(())
+    rekeyed.passed_over.check()
 }

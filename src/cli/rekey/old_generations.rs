@@ -14,6 +14,7 @@ use crate::operations::old_generations::search;
 use crate::progress::{Looking, Progress};
 use crate::provider::Providers;
 use crate::text::{self, Show};
+use crate::work::PassedOver;
 use crate::work::deep_rekey::{DeepRekey, DeepRekeyed};
 use crate::work::rekey::{Rekey, Rekeyed};
 
@@ -55,7 +56,10 @@ pub(super) fn run(args: &RekeyArgs, config: &Path) -> Result<()> {
     let mut report = Report::default();
     for path in old.found {
         match rekey(args, &path, config, &mut shown) {
-            Ok(key) => report.rekeyed.push(Replaced { path: path.shown().to_string(), key }),
+            Ok((key, passed_over)) => {
+                report.rekeyed.push(Replaced { path: path.shown().to_string(), key });
+                report.failed.extend(passed_over.lines().map(|line| failed(&path, Kind::Corrupt, line)));
+            }
             Err(error) if error.kind() == Kind::Stopped => return Err(error),
             Err(error) => report.failed.push(failed(&path, error.kind(), error.chain())),
         }
@@ -72,14 +76,16 @@ fn failed(path: &Path, kind: Kind, reason: String) -> Failed {
     Failed { path: path.shown().to_string(), reason, kind }
 }
 
-fn rekey(args: &RekeyArgs, path: &Path, config: &Path, shown: &mut Shown) -> Result<KeyName> {
+fn rekey(args: &RekeyArgs, path: &Path, config: &Path, shown: &mut Shown) -> Result<(KeyName, PassedOver)> {
     let folder: PathBuf = path.to_path_buf();
     if args.deep {
         let task = VmTask::DeepRekey { folder, task: DeepRekey { rate: args.rate, ..DeepRekey::default() } };
-        return task.run(config, &mut |progress| shown.advanced(progress)).map(|done: DeepRekeyed| done.key);
+        return task
+            .run(config, &mut |progress| shown.advanced(progress))
+            .map(|done: DeepRekeyed| (done.key, done.passed_over));
     }
     let task = VmTask::Rekey { folder, task: Rekey::default() };
-    task.run(config, &mut |progress| shown.advanced(progress)).map(|done: Rekeyed| done.key)
+    task.run(config, &mut |progress| shown.advanced(progress)).map(|done: Rekeyed| (done.key, done.passed_over))
 }
 
 fn print(args: &RekeyArgs, report: &Report) -> Result<()> {

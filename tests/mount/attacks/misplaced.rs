@@ -77,8 +77,7 @@ fn what_lies_in_a_disks_place_and_is_not_that_disk_is_refused_or_named_by_each_v
         let check = host.try_run(&["check", vm]);
         let said = String::from_utf8_lossy(&check.stdout).into_owned();
         assert!(check.status.code() == Some(3) && said.contains(words), "{words}: {said}");
-        let rekeyed = host.try_run(&["rekey", vm]);
-        assert!(rekeyed.status.success() && String::from_utf8_lossy(&rekeyed.stderr).contains(words), "{rekeyed:?}");
+        names_what_it_passes_over(&host, &["rekey", vm], words);
         fs::remove_file(disk).or_else(|_| fs::remove_dir(disk)).unwrap_or_default();
         fs::copy(kept, disk).unwrap();
     }
@@ -105,24 +104,46 @@ fn refuses_to_forget(host: &Host, verb: &[&str], words: &str) {
     assert!(fs::read(&list).unwrap() == before, "{words}");
 }
 
+/// The verb did its work on the rest, and does not call that done.
+fn names_what_it_passes_over(host: &Host, verb: &[&str], words: &str) {
+    let done = host.try_run(verb);
+    let said = String::from_utf8_lossy(&done.stderr).into_owned();
+    assert_eq!(done.status.code(), Some(3), "{verb:?}: {said}");
+    assert!(said.contains("Passed over") && said.contains(words), "{verb:?}: {said}");
+    assert!(said.ends_with("done, but for 1 place that was passed over\n"), "{verb:?}: {said}");
+}
+
 #[test]
-fn a_rekey_of_a_whole_vm_names_the_disks_that_it_passes_over() {
+fn work_on_a_whole_vm_names_the_disks_that_it_passes_over_and_is_not_called_done() {
     let host = host();
     let (vm, disk, aside) = (host.path("vm"), host.path("vm/root.raw"), host.path("aside"));
+    host.run(&["provider", "add", "native", "second"]);
+    let whole: [&[&str]; 6] = [
+        &["rekey", vm],
+        &["rekey", "--deep", vm],
+        &["key", "add", vm, "--all", "--provider", "second"],
+        &["key", "remove", vm, "--all", "--provider", "second"],
+        &["upgrade", vm],
+        &["rekey", vm, "--json"],
+    ];
     fs::rename(disk, aside).unwrap();
-    for args in [&["rekey", vm][..], &["rekey", "--deep", vm]] {
-        let rekeyed = host.try_run(args);
-        let said = String::from_utf8_lossy(&rekeyed.stderr).into_owned();
-        assert!(
-            rekeyed.status.success() && said.contains("Passed over") && said.contains("root.raw"),
-            "{args:?}: {said}"
-        );
+    for verb in whole.iter().take(5) {
+        names_what_it_passes_over(&host, verb, "nothing lies at root.raw");
     }
+    let json = host.try_run(whole[5]);
+    let printed: serde_json::Value = serde_json::from_slice(&json.stdout).unwrap();
+    assert!(
+        json.status.code() == Some(3) && printed["misplaced"][0].as_str().unwrap().contains("root.raw"),
+        "{json:?}"
+    );
     fs::rename(aside, disk).unwrap();
+    host.run(&["rekey", vm]);
+    // Anyone can put such a mark there.
     host.run(&["erase", disk, "--yes"]);
-    let rekeyed = host.try_run(&["rekey", vm]);
-    let said = String::from_utf8_lossy(&rekeyed.stderr).into_owned();
-    assert!(rekeyed.status.success() && said.contains("root.raw was erased on"), "{said}");
+    for verb in whole.iter().take(5).filter(|verb| !verb.contains(&"--deep")) {
+        names_what_it_passes_over(&host, verb, "root.raw was erased on");
+    }
+    host.refuses(whole[1], 4, "root.raw was erased on");
 }
 
 #[test]
