@@ -18,6 +18,7 @@ mod nested;
 mod one_file;
 mod opened;
 mod overwrite;
+mod parted;
 mod places;
 mod plan;
 mod progress_counter;

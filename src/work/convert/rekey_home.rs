@@ -1,6 +1,6 @@
 //! All that a home in transition has sealed, from its old DEK to its new one: files, links and values (docs/FORMAT.md, section 10).
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::fs::File;
 use std::os::unix::ffi::OsStrExt;
@@ -27,6 +27,7 @@ use crate::vm::{disk, home};
 use crate::work::convert::attributes::{self, ChangeTime, Sealing};
 use crate::work::convert::copy;
 use crate::work::convert::form::TargetForm;
+use crate::work::convert::parted::Parted;
 use crate::work::convert::progress_counter::ProgressCounter;
 use crate::work::convert::replace::{Drafts, ReplaceContext, SourceFile};
 use crate::work::convert::tree::{self, Entry, EntryForm, by_inode, read_text};
@@ -40,7 +41,7 @@ pub(in crate::work) fn rekey_home(root: &File, header: &Header, dek: &Dek, on_pr
     let old = header.transition.as_ref().map(|transition| transition.old_dek(dek)).transpose()?.flatten();
     let old = old.ok_or_else(|| Error::new(Kind::Corrupt, "a home in transition without its old DEK"))?;
     let keys = Keys { both: HomeKeys::of(header, dek)?, old: HomeKeys::new(&old)?, new: HomeKeys::new(dek)? };
-    let (mut is_tidy, mut done) = (false, HashSet::new());
+    let mut parted = None;
     loop {
         let looking = ProgressCounter::looking(&mut *on_progress);
         let entries = tree::list_home(root, &keys.both, &|| looking.tell())?;
@@ -48,12 +49,12 @@ pub(in crate::work) fn rekey_home(root: &File, header: &Header, dek: &Dek, on_pr
         let names = entries.iter().filter(|entry| entry.found != EntryForm::Folder).count() as u64;
         let pace = ProgressCounter::of_files("home", names, &mut *on_progress);
         let site = ReplaceContext { root, keys: &keys.both, overwrite: false, pace: &pace, drafts: Drafts::Beside };
-        let mut rekey = Rekey { site, keys: &keys, entries: &entries, moved: HashMap::new(), done: &mut done };
-        if !is_tidy {
-            rekey.tidy_up(header.uuid)?;
-            is_tidy = true;
-        }
-        if !rekey.pass()? {
+        let mut rekey = Rekey { site, keys: &keys, entries: &entries, moved: HashMap::new() };
+        let parted = match &mut parted {
+            Some(parted) => parted,
+            none => none.insert(rekey.tidy_up(header.uuid)?),
+        };
+        if !rekey.pass(parted)? {
             return Ok(());
         }
     }
@@ -116,20 +117,18 @@ struct Rekey<'a, 'p> {
     entries: &'a [Entry],
     /// What is under the new DEK, by file id: a crash may have come between the names of one file.
     moved: HashMap<FileId, PathBuf>,
-    /// Files of which this run has given every name: another one with the same id is a copy, and no name that a crash left.
-    done: &'a mut HashSet<FileId>,
 }
 
 impl Rekey<'_, '_> {
     /// Removes what an interruption has left, before anything is made: it may take the space that is needed. What appears later in a
-    /// home that is claimed is another process's, which claims it in a moment.
-    fn tidy_up(&self, home: Uuid) -> Result<()> {
+    /// home that is claimed is another process's, which claims it in a moment. Returns the files between whose names it came.
+    fn tidy_up(&self, home: Uuid) -> Result<Parted> {
         self.site.clean_components(home)?;
-        self.folders().try_for_each(|folder| self.site.clean_folder(&self.open_folder(&folder.path)?))
+        Parted::take_up(self.site.root, self.entries)
     }
 
     /// Returns whether anything was under the old DEK.
-    fn pass(&mut self) -> Result<bool> {
+    fn pass(&mut self, parted: &mut Parted) -> Result<bool> {
         let groups = by_inode(self.entries.iter().filter(|entry| entry.found != EntryForm::Folder));
         for names in &groups {
             self.site.pace.tell()?;
@@ -141,9 +140,10 @@ impl Rekey<'_, '_> {
         for names in &groups {
             self.site.pace.tell()?;
             let first = &names[0].path;
-            changed |= self.entry(names).context(|| first.shown().to_string())?;
+            changed |= self.entry(names, parted).context(|| first.shown().to_string())?;
             names.iter().for_each(|_| self.site.pace.count_file());
         }
+        parted.end_all(self.site.root)?;
         for folder in self.folders() {
             self.site.pace.tell()?;
             changed |= self.folder(&folder.path).context(|| folder.path.shown().to_string())?;
@@ -155,7 +155,7 @@ impl Rekey<'_, '_> {
         self.entries.iter().filter(|entry| entry.found == EntryForm::Folder)
     }
 
-    fn entry(&mut self, names: &[&Entry]) -> Result<bool> {
+    fn entry(&mut self, names: &[&Entry], parted: &mut Parted) -> Result<bool> {
         let first = names[0];
         match first.found {
             EntryForm::SealedLink => self.link(names),
@@ -164,7 +164,7 @@ impl Rekey<'_, '_> {
                 let (storage, stored) = disk::read_header(self.open(&first.path)?)?;
                 self.values(storage.file(), Some(home::disk_id(stored.header.claims().uuid)))
             }
-            EntryForm::Sealed | EntryForm::UnreadableOrForeign => self.file(names),
+            EntryForm::Sealed | EntryForm::UnreadableOrForeign => self.file(names, parted),
             EntryForm::Clear(_) | EntryForm::FormNeutral if first.is_regular() => {
                 let file = SourceFile::claim(self.site.root, &first.path, Access::Write, OpenForm::clear)?;
                 self.values(file.form.backing(), None)
@@ -191,7 +191,7 @@ impl Rekey<'_, '_> {
     }
 
     /// A file of the home, under all its names.
-    fn file(&mut self, names: &[&Entry]) -> Result<bool> {
+    fn file(&mut self, names: &[&Entry], parted: &mut Parted) -> Result<bool> {
         let first = &names[0].path;
         let sealed = |storage| OpenForm::home(storage, &self.keys.both);
         let original = SourceFile::claim(self.site.root, first, Access::Write, sealed)?;
@@ -200,11 +200,11 @@ impl Rekey<'_, '_> {
         if self.new_id(names[0])?.is_some() {
             return self.values(original.form.backing(), Some(id));
         }
+        if names.len() > 1 {
+            parted.begin(self.site.root, (first, &names[0].stat))?;
+        }
         let (twin, rest) = match self.moved.get(&id).cloned() {
-            Some(twin) if !self.done.contains(&id) && self.is_same(&original, &twin)? => {
-                self.done.insert(id);
-                (twin, names)
-            }
+            Some(twin) if parted.has(&names[0].stat) && self.is_same(&original, &twin)? => (twin, names),
             moved => {
                 let new_id = match moved {
                     None => id,
@@ -213,7 +213,6 @@ impl Rekey<'_, '_> {
                 };
                 self.site.replace_name(&original, first, &TargetForm::HomeOfId(&self.keys.new, new_id))?;
                 self.moved.insert(new_id, first.clone());
-                self.done.insert(new_id);
                 (first.clone(), &names[1..])
             }
         };
@@ -221,6 +220,7 @@ impl Rekey<'_, '_> {
             self.site.pace.tell()?;
             self.site.link(&twin, &name.path)?;
         }
+        parted.end(self.site.root, &names[0].stat)?;
         Ok(true)
     }
 

@@ -7,7 +7,6 @@ use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Advice, AtFlags, Mode, OFlags, Stat};
@@ -42,8 +41,8 @@ pub(super) const PART: &str = "part-";
 const OLD: &str = "old-";
 /// ...and whole replacements of files with several names, not all of which lead to them yet.
 const LINK: &str = "link-";
-/// Half-made replacements of a deep rekey, each in the folder of what it replaces.
-const REKEY: &str = "rekey-";
+/// Half-made replacements of a deep rekey, each in the folder of what it replaces, and marks of files with several names.
+pub(super) const REKEY: &str = "rekey-";
 
 /// Where replacements are made, and under which temporary names.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -352,19 +351,6 @@ impl ReplaceContext<'_, '_> {
             if rest.starts_with(PART) || rest.starts_with(OLD) || (all && rest.starts_with(LINK)) {
                 self.remove(&name.to_string_lossy())?;
             }
-        }
-        Ok(())
-    }
-
-    /// Removes from a folder what an interrupted deep rekey left in it.
-    ///
-    /// # Errors
-    /// `Io`.
-    pub(super) fn clean_folder(&self, dir: &File) -> Result<()> {
-        let prefix = [NEW_PREFIX, REKEY].concat();
-        for name in folder::sorted_names(dir)?.into_iter().filter(|name| name.as_bytes().starts_with(prefix.as_bytes()))
-        {
-            rustix::fs::unlinkat(dir, &name, AtFlags::empty()).context(|| format!("removing {}", name.shown()))?;
         }
         Ok(())
     }

@@ -302,6 +302,12 @@ fn a_file_whose_links_were_parted_is_brought_together_unless_it_was_written_to()
             let file = open(file, Access::Write, &keys).unwrap();
             file.write_at(0, b"news", &mut request_buffer()).unwrap();
         }
+        // Interrupted once more, before the names are brought together: what was known of them is not lost.
+        let stopped = vm.rekey(&mut |progress| match progress.total > 0 && progress.what == "home" {
+            true => Err(Error::new(Kind::Stopped, "enough")),
+            false => Ok(()),
+        });
+        assert_eq!(stopped.unwrap_err().kind(), Kind::Stopped);
         vm.rekey(&mut |_| Ok(())).unwrap();
         if !written {
             vm.assert_finished();
@@ -369,6 +375,27 @@ fn a_copy_of_a_file_stays_a_file_of_its_own() {
     let linked = ["logs/shared", "also-shared", "logs/old/shared-too"];
     let inodes: HashSet<u64> = linked.iter().map(|name| fs::metadata(vm.path().join(name)).unwrap().ino()).collect();
     assert_eq!(inodes.len(), 1);
+}
+
+/// A crash came between the file and its copy, which have one id and one content, as a file's names have after a crash between them.
+#[test]
+fn a_copy_of_a_file_stays_a_file_of_its_own_after_an_interruption() {
+    let vm = Vm::new();
+    let [copy, file] = ["a copy.vmx", "web01.vmx"].map(|name| vm.path().join(name));
+    fs::copy(&file, &copy).unwrap();
+    let inode = |path: &Path| fs::metadata(path).unwrap().ino();
+    let before = [inode(&copy), inode(&file)];
+    let stopped = vm.rekey(&mut |_| match (inode(&copy) == before[0], inode(&file) == before[1]) {
+        (false, true) => Err(Error::new(Kind::Stopped, "enough")),
+        _ => Ok(()),
+    });
+    assert_eq!(stopped.unwrap_err().kind(), Kind::Stopped);
+    // A mark that somebody else made of a file that is as it was.
+    fs::hard_link(vm.path().join("root.raw"), vm.path().join("logs/.vmcryptfs-new-rekey-x")).unwrap();
+    assert!(vm.rekey(&mut |_| Ok(())).unwrap().resumed);
+    assert!(inode(&copy) != inode(&file), "two files became one");
+    assert!(!vm.path().join("logs/.vmcryptfs-new-rekey-x").exists());
+    vm.assert_finished();
 }
 
 /// A header, a block, and a disk that was erased.
