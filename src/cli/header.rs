@@ -52,7 +52,8 @@ pub(super) struct BackupArgs {
 #[command(after_help = "Example:\n  vmcryptfs header restore web01/root.raw root.header\n\n\
     Refused unless forced: the header of another component or of before a deep rekey, and keys that were taken away since. \
     With --force a header of other data that is there is saved beside FILE before it is replaced. Where both header copies \
-    are destroyed nothing can tell whether a header belongs to the data, so that is left to you, with --force. \
+    are destroyed the VM's list of disks tells whether a header belongs to the data; of a home, or without the list, nothing does, so \
+    that is left to you, with --force. \
     Exit code 7 says that it was refused, and the line before why.")]
 pub(super) struct RestoreArgs {
     /// A VM folder (its home), or a disk; it must not be in use
