@@ -70,21 +70,7 @@ pub(super) fn print(json: bool, status: &MountStatus) -> Result<()> {
             }
         }
     }
-    for (component, holder) in components.iter().filter_map(|component| Some((component, component.held_by.as_ref()?)))
-    {
-        println!("\n{}: {}", name(component), holder.text);
-    }
-    for (component, why) in
-        components.iter().filter_map(|component| Some((component, component.damaged_copy.as_ref()?)))
-    {
-        println!("\n{}: {why}", name(component));
-    }
-    for (component, why) in components.iter().filter_map(|component| Some((component, component.gone_back.as_ref()?))) {
-        println!("\n{} has gone back: {why}", name(component));
-    }
-    for (component, why) in components.iter().filter_map(|component| Some((component, component.manifest.as_ref()?))) {
-        println!("\n{}: {why}", name(component));
-    }
+    print_facts(components);
     for notice in &status.notices {
         let provider = notice.provider.as_ref().map(|provider| format!("key provider {provider}: "));
         println!("\n{} {}{}", notice.time, provider.unwrap_or_default(), notice.text);
@@ -111,6 +97,21 @@ pub(super) fn print(json: bool, status: &MountStatus) -> Result<()> {
         );
     }
     Ok(())
+}
+
+/// What else is known of each component, one fact after the other.
+fn print_facts(components: &[ComponentStatus]) {
+    let facts: [fn(&ComponentStatus) -> Option<String>; 4] = [
+        |component| component.held_by.as_ref().map(|holder| format!(": {}", holder.text)),
+        |component| component.damaged_copy.as_ref().map(|why| format!(": {why}")),
+        |component| component.gone_back.as_ref().map(|why| format!(" has gone back: {why}")),
+        |component| component.manifest.as_ref().map(|why| format!(": {why}")),
+    ];
+    for fact in facts {
+        for (component, text) in components.iter().filter_map(|component| Some((component, fact(component)?))) {
+            println!("\n{}{text}", name(component));
+        }
+    }
 }
 
 /// A reason once, and each component that it is the reason of.

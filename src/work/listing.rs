@@ -1,6 +1,7 @@
 //! The list of a VM's disks made of those that lie in its folder.
 
 use std::collections::BTreeSet;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -116,16 +117,7 @@ pub fn make_list(place: &dyn VmAccess, how: Rebuild<'_>, go_on: &GoOn<'_>) -> Re
             list = list.with_least(&Header { dek_generation, sequence, ..disk.clone() });
         }
     }
-    let erased: BTreeSet<&Path> =
-        all.iter().filter(|component| component.is_erased()).map(|component| component.path.as_path()).collect();
-    let place_of = |name: &Path| {
-        let found = open_beneath(folder, name, OFlags::PATH | OFlags::NOFOLLOW, Mode::empty());
-        match (erased.contains(name), found) {
-            (true, _) => Place::Erased,
-            (false, Err(error)) if error.kind() == std::io::ErrorKind::NotFound => Place::Empty,
-            (false, _) => Place::Taken,
-        }
-    };
+    let place_of = |name: &Path| place_of(folder, &all, name);
     let changes = changes(&former, &list, place_of);
     let taken = Taken { changes: &changes, list: &list, forget: how.forget };
     let obstacle = taken.refuse(|| {
@@ -145,6 +137,17 @@ pub fn make_list(place: &dyn VmAccess, how: Rebuild<'_>, go_on: &GoOn<'_>) -> Re
         home.list_disks()?;
     }
     Ok(listed)
+}
+
+/// What lies in the place of a disk that is to leave the list.
+fn place_of(folder: &File, all: &[FoundComponent], name: &Path) -> Place {
+    if all.iter().any(|component| component.is_erased() && component.path == name) {
+        return Place::Erased;
+    }
+    match open_beneath(folder, name, OFlags::PATH | OFlags::NOFOLLOW, Mode::empty()) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Place::Empty,
+        _ => Place::Taken,
+    }
 }
 
 /// Disks that leave a list while something else lies in their places.

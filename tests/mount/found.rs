@@ -110,16 +110,14 @@ fn what_lies_in_the_place_of_a_homes_header_is_named_and_is_damage() {
     let host = Host::with_vm();
     let (home, kept) = (host.path("web01/vmcryptfs.home"), host.path("kept.home"));
     fs::rename(home, kept).unwrap();
-    let make_fifo = |path: &Path| {
-        rustix::fs::mknodat(rustix::fs::CWD, path, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
-    };
-    let makers: [(&str, &dyn Fn(&Path)); 3] = [
-        ("a fifo", &make_fifo),
-        ("a folder", &|path| fs::create_dir(path).unwrap()),
-        ("a symbolic link", &|path| symlink(kept, path).unwrap()),
-    ];
-    for (what, make) in makers {
-        make(Path::new(home));
+    for what in ["a fifo", "a folder", "a symbolic link"] {
+        match what {
+            "a fifo" => {
+                rustix::fs::mknodat(rustix::fs::CWD, home, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
+            }
+            "a folder" => fs::create_dir(home).unwrap(),
+            _ => symlink(kept, home).unwrap(),
+        }
         let words = format!("{what} lies there, expected a regular file");
         for verb in
             [&["check"][..], &["info"], &["clone", host.path("web01")], &["encrypt"], &["rekey"], &["key", "list"]]

@@ -18,7 +18,7 @@ fn a_home_file_without_a_header_is_empty_after_a_decryption_that_was_interrupted
         let providers = store.providers();
         let decrypt = |on_progress: OnProgress<'_>| {
             let (what, engine) = (DecryptScope::All, Engine::default());
-            let decryption = Decryption::prepare(&vm, &providers, what, false, engine, &mut |_| Ok(()))?;
+            let decryption = Decryption::prepare(&vm, &providers, what, Believed::default(), engine, &mut |_| Ok(()))?;
             decryption.run(on_progress, &mut |_| ()).map(drop)
         };
         let mut asked = 0;
