@@ -4,6 +4,8 @@
 mod out;
 
 mod accept_rollback;
+#[cfg(test)]
+mod advice_tests;
 mod bind;
 mod check;
 mod clone;
@@ -42,7 +44,7 @@ mod verbs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::error::{ContextKind, ContextValue};
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Parser, Subcommand};
 use serde::Serialize;
 
@@ -150,6 +152,40 @@ impl Verb {
         }
     }
 
+    /// The VM folder, datastore or component that it was given.
+    fn place(&self) -> Option<&Path> {
+        Some(match self {
+            Self::Create(args) => &args.folder,
+            Self::CreateDisk(args) => &args.disk,
+            Self::DiskNames(args) => &args.folder,
+            Self::Mount(args) => &args.folder,
+            Self::Info(args) => &args.path,
+            Self::Check(args) => &args.path,
+            Self::AcceptRollback(args) => &args.component,
+            Self::Rekey(args) => &args.folder,
+            Self::Encrypt(args) => &args.folder,
+            Self::Decrypt(args) => &args.folder,
+            Self::Convert(args) => &args.file,
+            Self::Upgrade(args) => &args.folder,
+            Self::Adopt(args) => &args.disk,
+            Self::Clone(args) => &args.source,
+            Self::Key(command) => command.component()?,
+            Self::Header(command) => command.component(),
+            Self::Erase(args) => &args.component,
+            Self::Provider(_)
+            | Self::Cluster(_)
+            | Self::Umount(_)
+            | Self::Status(_)
+            | Self::Unlock(_)
+            | Self::Lock(_)
+            | Self::Metrics(_)
+            | Self::Events(_)
+            | Self::Dump(_)
+            | Self::Speed(_)
+            | Self::Manual(_) => return None,
+        })
+    }
+
     fn teller(&self) -> log::Teller {
         if matches!(self, Self::Mount(args) if args.serves()) { log::Teller::Daemon } else { log::Teller::Verb }
     }
@@ -161,7 +197,12 @@ pub fn main() -> ExitCode {
     let line = CommandLine::try_parse_from(arguments).unwrap_or_else(|error| without_harm(error).exit());
     process::ignore_signals(&[libc::SIGXFSZ]); // a write beyond a limit then fails as one that finds no space
     log::start(line.verbose, line.verb.teller());
-    let code = match run(line).and_then(|()| out::failure()) {
+    let named = line.verb.place().map(Path::to_path_buf);
+    let advised = |error| match &named {
+        Some(named) => place::advised_error(named, error),
+        None => error,
+    };
+    let code = match run(line).and_then(|()| out::failure()).map_err(advised) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("vmcryptfs: {}", error.chain());
@@ -227,6 +268,10 @@ fn without_harm(mut error: clap::Error) -> clap::Error {
     for (kind, value) in error.context().filter_map(shown).collect::<Vec<_>>() {
         error.insert(kind, value);
         error.remove(ContextKind::Suggested); // a tip, which repeats the word
+    }
+    // A flag that is not known would hardly be the value of something; a path that begins with "-" is given as "./-".
+    if error.kind() == ErrorKind::UnknownArgument {
+        error.remove(ContextKind::Suggested);
     }
     let advice = ContextKind::SuggestedSubcommand;
     let harmless = |verb: &String| !DESTRUCTIVE.contains(&verb.as_str());
@@ -349,6 +394,17 @@ mod tests {
             );
         }
         assert!(said(&["statis"]).contains("'status'"));
+    }
+
+    #[test]
+    fn a_flag_that_is_not_known_is_not_taken_for_a_value() {
+        for words in [&["rekey", "v", "--dry-run"][..], &["erase", "v", "--dry-run"], &["create", "--dryrun"]] {
+            let error = CommandLine::try_parse_from([&["vmcryptfs"], words].concat()).err().unwrap();
+            let said = without_harm(error).to_string();
+            assert!(said.contains("unexpected argument") && !said.contains("-- --"), "{said}");
+        }
+        let error = CommandLine::try_parse_from(["vmcryptfs", "encrypt", "v", "--dry-rum"]).err().unwrap();
+        assert!(without_harm(error).to_string().contains("'--dry-run'"), "what is meant is still said");
     }
 
     #[test]

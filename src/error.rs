@@ -10,6 +10,7 @@ use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use crate::text;
+use crate::text::advice::Places;
 
 /// The crate's result.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -123,6 +124,16 @@ impl Error {
             cause = error.source();
         }
         None
+    }
+
+    /// The same error, and causes of our own, with these paths in their advice.
+    #[must_use]
+    pub fn with_places(self, places: &Places<'_>) -> Self {
+        let source = self.source.map(|source| match source.downcast::<Self>() {
+            Ok(ours) => Box::new(ours.with_places(places)),
+            Err(other) => other,
+        });
+        Self { kind: self.kind, message: places.put_into(&self.message), source }
     }
 
     /// This error and all its causes as one line, outermost first, for terminals and logs.

@@ -128,7 +128,7 @@ impl GoneBack {
 
     /// As what it is refused with.
     pub fn error(&self) -> Error {
-        let advice = "it can only be read, until `vmcryptfs accept-rollback` accepts that";
+        let advice = "it can only be read, until `vmcryptfs accept-rollback COMPONENT` accepts that";
         Error::new(Kind::ReadOnly, format!("{}; {advice}", self.describe()))
     }
 }

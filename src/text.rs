@@ -2,8 +2,10 @@
 //!
 //! A file's name is any bytes without `/` and NUL. On a terminal or in a log line it must neither move the cursor nor begin
 //! a line of its own: [`Show`] for names, [`one_line`] and [`lines`] for whole texts. In JSON it must arrive as it was:
-//! [`path`]. In a command line that is shown it must be one word: [`quoted`].
+//! [`path`]. In a command line that is shown it must be one word: [`quoted`]; [`advice`]
+//! puts it there.
 
+pub mod advice;
 pub mod path;
 mod shell;
 

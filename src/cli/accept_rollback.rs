@@ -22,7 +22,7 @@ use crate::text::Show;
 pub(super) struct AcceptRollbackArgs {
     /// A VM folder, with its disks, or one disk
     #[arg(value_name = "COMPONENT", value_parser = place::parser_to_change())]
-    component: PathBuf,
+    pub(super) component: PathBuf,
     /// Print JSON
     #[arg(long)]
     json: bool,

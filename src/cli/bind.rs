@@ -14,7 +14,7 @@ use crate::provider::Providers;
 use crate::text::{self, Show, quoted};
 use crate::vm::access::Located;
 use crate::vm::component::Component;
-use crate::vm::folder;
+use crate::vm::{folder, members};
 use crate::work::listing::{Change, Listed, Place, Rebuild};
 
 /// Arguments of `upgrade`.
@@ -26,7 +26,7 @@ use crate::work::listing::{Change, Listed, Place, Rebuild};
 pub(super) struct UpgradeArgs {
     /// A VM folder that an older version made
     #[arg(value_name = "VM_FOLDER", value_parser = place::parser_to_change())]
-    folder: PathBuf,
+    pub(super) folder: PathBuf,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -43,7 +43,7 @@ pub(super) struct UpgradeArgs {
 pub(super) struct AdoptArgs {
     /// A disk, or a VM folder for all disks in it
     #[arg(value_name = "VM_FOLDER[/DISK]", value_parser = place::parser_to_change())]
-    disk: PathBuf,
+    pub(super) disk: PathBuf,
     /// Of a VM folder: show which disks would come to its list, leave it or get other names, and change nothing
     #[arg(long)]
     dry_run: bool,
@@ -109,10 +109,9 @@ pub(super) fn adopt(args: &AdoptArgs, config: &Path) -> Result<()> {
 
 fn print_listed(args: &AdoptArgs, listed: &Listed) {
     if let Some(error) = &listed.unread {
-        let reason = error.chain();
         eprintln!(
             "The list before cannot be read, so that which disks leave it is not known: {}.",
-            text::one_line(&reason)
+            members::without_remedy(error)
         );
     }
     let would = if args.dry_run { "would " } else { "" };

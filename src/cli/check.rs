@@ -32,7 +32,7 @@ use crate::vm::scan;
 pub(super) struct CheckArgs {
     /// A VM folder, a datastore, or a disk
     #[arg(value_name = "PATH", value_parser = place::parser())]
-    path: PathBuf,
+    pub(super) path: PathBuf,
     /// Read everything that can prove itself
     #[arg(long)]
     data: bool,
@@ -160,7 +160,8 @@ fn print(path: &Path, findings: &[Finding], json: bool) -> Result<()> {
             State::Problem(kind) => ("problem", Some(kind)),
         };
         let path = place::whole(path, &finding.path);
-        Shown { path, kind: finding.kind, uuid: finding.uuid, state, problem, result: finding.result.clone() }
+        let result = place::advised(&path, &finding.result);
+        Shown { path, kind: finding.kind, uuid: finding.uuid, state, problem, result }
     };
     let shown: Vec<Shown> = findings.iter().map(shown).collect();
     if json {

@@ -27,7 +27,7 @@ use crate::work::convert::{CloneOptions, ClonePlan};
 pub(super) struct CloneArgs {
     /// An encrypted VM folder
     #[arg(value_name = "SRC", value_parser = place::parser())]
-    source: PathBuf,
+    pub(super) source: PathBuf,
     /// The new VM folder, which must not exist
     #[arg(value_name = "DST", value_parser = place::parser_to_change())]
     destination: PathBuf,

@@ -345,7 +345,7 @@ fn sync(config: &Path) -> Result<()> {
         Standing::Pending => eprintln!("This host has asked to join; no admin has approved it yet."),
         Standing::Removed if evicted => {
             eprintln!(
-                "This host was removed from the cluster, and its guests have to end: stop them, then `vmcryptfs umount`."
+                "This host was removed from the cluster, and its guests have to end: stop them, then `vmcryptfs umount MOUNTPOINT`."
             );
         }
         Standing::Removed => eprintln!("This host was removed from the cluster. Guests that run go on."),

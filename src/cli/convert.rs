@@ -27,7 +27,7 @@ use crate::work::convert::{ConvertedFile, FilePlan, StoredAs};
 pub(super) struct ConvertArgs {
     /// A file of an encrypted VM folder
     #[arg(value_name = "VM_FOLDER/FILE", value_parser = place::parser_to_change())]
-    file: PathBuf,
+    pub(super) file: PathBuf,
     /// What it becomes
     #[arg(long, value_enum, default_value_t = To::Disk)]
     to: To,

@@ -21,7 +21,7 @@ use crate::vm::disk::NewDisk;
 pub(super) struct CreateArgs {
     /// VM folder, new or empty
     #[arg(value_name = "VM_FOLDER", value_parser = place::parser_to_change())]
-    folder: PathBuf,
+    pub(super) folder: PathBuf,
     /// Provider of the VM's key [default: the default provider]
     #[arg(long, value_name = "NAME")]
     provider: Option<String>,
@@ -40,7 +40,7 @@ pub(super) struct CreateArgs {
 pub(super) struct CreateDiskArgs {
     /// The disk's file in its VM folder
     #[arg(value_name = "VM_FOLDER/DISK", value_parser = place::parser_to_change())]
-    disk: PathBuf,
+    pub(super) disk: PathBuf,
     /// Size, such as 20G (GiB) or 1.5T (TiB)
     #[arg(long, value_parser = parse_size)]
     size: u64,

@@ -25,7 +25,7 @@ use crate::work::disk_names::{ChangeDiskNames, DiskNamesNow};
 pub(super) struct DiskNamesArgs {
     /// VM folder
     #[arg(value_name = "VM_FOLDER", value_parser = place::parser_to_change())]
-    folder: PathBuf,
+    pub(super) folder: PathBuf,
     /// Replace the list; repeatable
     #[arg(long, value_name = "PATTERN", conflicts_with = "usual")]
     set: Vec<String>,

@@ -24,7 +24,7 @@ use crate::work::convert::{Believed, DecryptScope, Options, Plan};
 pub(super) struct EncryptArgs {
     /// VM folder, in the clear or with clear disks
     #[arg(value_name = "VM_FOLDER", value_parser = place::parser_to_change())]
-    folder: PathBuf,
+    pub(super) folder: PathBuf,
     /// Encrypt only this disk, and the home if it is not yet encrypted; takes in what came to an encrypted home; repeatable
     #[arg(long = "disk", value_name = "NAME")]
     disks: Vec<PathBuf>,
@@ -59,7 +59,7 @@ pub(super) struct EncryptArgs {
 pub(super) struct DecryptArgs {
     /// An encrypted VM folder
     #[arg(value_name = "VM_FOLDER", value_parser = place::parser_to_change())]
-    folder: PathBuf,
+    pub(super) folder: PathBuf,
     #[command(flatten)]
     what: DecryptWhat,
     /// With the home: this disk is in the clear, although nothing in it shows that, and stays as it is; repeatable

@@ -22,7 +22,7 @@ use crate::work::erase::Overwritten;
 pub(super) struct EraseArgs {
     /// A VM folder or a disk
     #[arg(value_name = "COMPONENT", value_parser = place::parser_to_change())]
-    component: PathBuf,
+    pub(super) component: PathBuf,
     /// Do not ask for confirmation
     #[arg(long)]
     yes: bool,

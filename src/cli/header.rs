@@ -84,6 +84,17 @@ pub(super) struct RepairArgs {
     json: bool,
 }
 
+impl HeaderCommand {
+    /// What it was given.
+    pub(super) fn component(&self) -> &Path {
+        match self {
+            Self::Backup(args) => &args.component,
+            Self::Restore(args) => &args.component,
+            Self::Repair(args) => &args.component,
+        }
+    }
+}
+
 pub(super) fn run(command: &HeaderCommand, config: &Path) -> Result<()> {
     match command {
         HeaderCommand::Backup(args) => backup(args),

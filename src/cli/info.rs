@@ -33,7 +33,7 @@ use vm::VmInfo;
 pub(super) struct InfoArgs {
     /// A VM folder, or a disk in one
     #[arg(value_name = "PATH", value_parser = place::parser())]
-    path: PathBuf,
+    pub(super) path: PathBuf,
     /// List only what is not encrypted; the exit code is 7 if there is any
     #[arg(long)]
     only_clear: bool,
@@ -107,6 +107,12 @@ enum Info {
     Other(OtherInfo),
 }
 
+impl Info {
+    fn header(&self) -> Option<&HeaderInfo> {
+        if let Self::Header(info) = self { Some(info) } else { None }
+    }
+}
+
 pub(super) fn run(args: &InfoArgs, config: &dyn Fn() -> Result<PathBuf>) -> Result<()> {
     let disk_names = disk_names(config().ok().as_deref());
     if args.only_clear {
@@ -122,17 +128,16 @@ pub(super) fn run(args: &InfoArgs, config: &dyn Fn() -> Result<PathBuf>) -> Resu
         print_one(info);
     } else if !infos.is_empty() {
         print_many(&infos);
-        let count = |is_so: fn(&HeaderInfo) -> bool| {
-            infos.iter().filter(|info| matches!(info, Info::Header(info) if is_so(info))).count()
+        let say = |is_so: fn(&HeaderInfo) -> bool, what: &str| {
+            let found: Vec<&HeaderInfo> = infos.iter().filter_map(Info::header).filter(|info| is_so(info)).collect();
+            match found[..] {
+                [] => {}
+                [only] => println!("Disks of {} are {}.", only.path.shown(), place::advised(&only.path, what)),
+                _ => println!("Disks of {} of these VM folders are {what}.", found.len()),
+            }
         };
-        match count(|info| info.binds_disks == Some(false)) {
-            0 => {}
-            unbound => println!("Disks of {unbound} of these VM folders are {UNBOUND}."),
-        }
-        match count(|info| info.binds_disks == Some(true) && info.lists_disks == Some(false)) {
-            0 => {}
-            unlisted => println!("Disks of {unlisted} of these VM folders are {UNLISTED}."),
-        }
+        say(|info| info.binds_disks == Some(false), UNBOUND);
+        say(|info| info.binds_disks == Some(true) && info.lists_disks == Some(false), UNLISTED);
     }
     if !args.json {
         for info in &infos {
@@ -259,8 +264,8 @@ fn header_info(
     }
 }
 
-const UNLISTED: &str = "bound to the VM; their names are not: `vmcryptfs upgrade` makes a list of them";
-const UNBOUND: &str = "not bound to the VM: `vmcryptfs upgrade` binds them";
+const UNLISTED: &str = "bound to the VM; their names are not: `vmcryptfs upgrade VM_FOLDER` makes a list of them";
+const UNBOUND: &str = "not bound to the VM: `vmcryptfs upgrade VM_FOLDER` binds them";
 
 fn print_one(info: &HeaderInfo) {
     let mut lines = vec![
@@ -283,7 +288,9 @@ fn print_one(info: &HeaderInfo) {
         (true, false) => UNLISTED,
         (false, _) => UNBOUND,
     };
-    lines.extend(info.binds_disks.zip(info.lists_disks).map(|known| ("Disks", disks(known).to_owned())));
+    lines.extend(
+        info.binds_disks.zip(info.lists_disks).map(|known| ("Disks", place::advised(&info.path, disks(known)))),
+    );
     lines.push(("Other copy", info.other_copy.clone()));
     lines.extend(info.deep_rekey.map(|under_way| ("Deep rekey", format!("under way, {}", under_way.describe()))));
     lines.extend(info.memory.map(|recalled| ("This host", describe_memory(recalled))));

@@ -93,6 +93,18 @@ pub(super) struct RemoveArgs {
     json: bool,
 }
 
+impl KeyCommand {
+    /// What it was given, unless it looks at datastores.
+    pub(super) fn component(&self) -> Option<&Path> {
+        match self {
+            Self::List(args) => Some(&args.component),
+            Self::Add(args) => Some(&args.component),
+            Self::Remove(args) => Some(&args.component),
+            Self::InUse(_) => None,
+        }
+    }
+}
+
 pub(super) fn run(command: &KeyCommand, config: &Path) -> Result<()> {
     match command {
         KeyCommand::List(args) => list(args, config),

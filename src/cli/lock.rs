@@ -65,6 +65,6 @@ fn ask(what: &What, request: impl FnOnce(Option<PathBuf>) -> Request) -> Result<
     below.extend(&what.component);
     let below = Some(below).filter(|below| !below.as_os_str().is_empty());
     let status = control::ask(&mountpoint, &request(below))?;
-    status::print(what.json, &status)?;
+    status::print(what.json, &mountpoint, &status)?;
     Ok(status.components)
 }

@@ -15,7 +15,7 @@ use crate::text::Show;
 #[derive(Args)]
 #[command(after_help = "Examples:\n  vmcryptfs metrics\n  vmcryptfs metrics /run/vms\n\n\
     Prints OpenMetrics text, which Prometheus reads: requests, bytes, errors, operations, unlocks and key fetches since the mount \
-    began. `vmcryptfs mount --metrics unix:PATH` answers with the same text over HTTP. docs/CLI.md lists the metrics.")]
+    began. `vmcryptfs mount FOLDER MOUNTPOINT --metrics unix:PATH` answers with the same text over HTTP. docs/CLI.md lists the metrics.")]
 pub(super) struct MetricsArgs {
     /// A mountpoint, or the folder that is mounted [default: all mounts of this user]
     #[arg(value_name = "MOUNTPOINT")]

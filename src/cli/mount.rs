@@ -42,7 +42,7 @@ const DEFAULT_MINUTES: &str = "10";
 pub(super) struct MountArgs {
     /// A VM folder, or a datastore that holds VM folders
     #[arg(value_name = "FOLDER")]
-    folder: PathBuf,
+    pub(super) folder: PathBuf,
     /// An existing, empty directory
     #[arg(value_name = "MOUNTPOINT")]
     mountpoint: PathBuf,

@@ -27,22 +27,25 @@ const OTHER_NAMES: &[(&[&str], &str)] = &[
     ),
     (
         &["passwd", "luksChangeKey", "rotate", "rotate-key"],
-        "'vmcryptfs rekey FOLDER' gives a VM folder a new key, 'vmcryptfs cluster rotate' a shared provider",
+        "'vmcryptfs rekey FOLDER' gives a VM folder a new key, 'vmcryptfs cluster rotate PROVIDER --admin-key FILE' a shared provider",
     ),
     (&["luksAddKey", "add-key"], "'vmcryptfs key add PATH' lets one more key open a component"),
     (
         &["backup", "luksHeaderBackup"],
-        "'vmcryptfs header backup' saves a header, 'vmcryptfs provider backup' a provider's primary key",
+        "'vmcryptfs header backup COMPONENT FILE' saves a header, 'vmcryptfs provider backup NAME FILE' the primary key of a provider",
     ),
     (
         &["restore", "luksHeaderRestore"],
-        "'vmcryptfs header restore' puts a header back, 'vmcryptfs provider restore' a provider's primary key",
+        "'vmcryptfs header restore COMPONENT FILE' puts a header back, 'vmcryptfs provider restore NAME FILE' the primary key of a provider",
     ),
     (&["log", "logs", "audit"], "'vmcryptfs events' shows key and lock events"),
     (&["import", "register"], "'vmcryptfs adopt DISK' takes a disk into the VM folder that it lies in"),
     (&["copy", "cp"], "'vmcryptfs clone FROM TO' copies a VM folder under keys of its own"),
     (&["benchmark", "bench"], "'vmcryptfs speed' measures the cipher engines"),
-    (&["man", "completion", "completions"], "'vmcryptfs manual' prints the manual pages and completions"),
+    (
+        &["man", "completion", "completions"],
+        "'vmcryptfs manual pages FOLDER' writes the manual pages, 'vmcryptfs manual completions bash' prints completions",
+    ),
 ];
 
 /// Adds to what clap says of a verb that it does not know what to use in its place.

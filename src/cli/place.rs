@@ -9,6 +9,8 @@ use crate::control::{local, mounts};
 use crate::error::{Context, Error, Kind, Result};
 pub(super) use crate::operations::whole;
 use crate::text::Show;
+use crate::text::advice::Places;
+use crate::vm::scan;
 
 /// What a component is called that lies below `path`, which is a folder, or is `path` itself.
 pub(super) fn shown(path: &Path, component: &Path) -> String {
@@ -33,6 +35,18 @@ pub(super) fn mount_of(path: &Path) -> Result<(PathBuf, PathBuf)> {
             )
         }),
     }
+}
+
+/// The text with the paths in its advice, as far as `path` says them: a VM folder's, or that of something in one.
+pub(super) fn advised(path: &Path, text: &str) -> String {
+    scan::advised(Some(path), None, text)
+}
+
+/// The same for an error of a verb about what was named to it. What is wrong may be any component of a folder.
+pub(super) fn advised_error(named: &Path, error: Error) -> Error {
+    let vm_folder = scan::vm_folder_of(named);
+    let component = (!named.is_dir()).then_some(named);
+    error.with_places(&Places { vm_folder: vm_folder.as_deref(), component, mountpoint: None })
 }
 
 /// Refuses what a mount of ours shows where the backing file or folder is needed: [`parser`] leaves such a path only if it could not tell.

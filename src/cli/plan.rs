@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use crate::cli::{out, size, table};
 use crate::error::Result;
+use crate::text::advice::Places;
 use crate::text::{self, Show};
 use crate::vm::home_state::HomeState;
 use crate::work::convert::{Action, Plan, PlannedFile};
@@ -67,9 +68,9 @@ pub(super) fn print(json: bool, verb: &'static str, folder: &Path, plan: &Plan) 
         false => println!("The home is {}, and will be {}.", word(plan.state), word(plan.ends)),
     }
     print_space(plan.space);
-    notes(plan);
+    notes(folder, plan);
     for obstacle in &plan.obstacles {
-        eprintln!("Obstacle: {}.", text::one_line(&obstacle.message));
+        eprintln!("Obstacle: {}.", text::one_line(&advised(folder, &obstacle.message)));
     }
     Ok(())
 }
@@ -94,7 +95,7 @@ pub(super) fn print_done(
     if json {
         return print_json(verb, folder, plan, true, remains);
     }
-    notes(plan);
+    notes(folder, plan);
     let count = |kind: &str| plan.converted().filter(|file| file.kind == kind).count();
     let (disks, others) = (count("disk"), count("file") + count("link"));
     let home = match plan.state == plan.ends {
@@ -125,10 +126,15 @@ fn print_json(verb: &'static str, folder: &Path, plan: &Plan, done: bool, remain
     out::json(&info)
 }
 
-fn notes(plan: &Plan) {
+fn notes(folder: &Path, plan: &Plan) {
     for note in &plan.notes {
-        eprintln!("Note: {note}.");
+        eprintln!("Note: {}.", advised(folder, note));
     }
+}
+
+/// What is said may be about any component.
+fn advised(folder: &Path, said: &str) -> String {
+    Places { vm_folder: Some(folder), ..Places::default() }.put_into(said)
 }
 
 fn action(verb: &'static str, file: &PlannedFile) -> &'static str {

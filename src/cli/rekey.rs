@@ -35,7 +35,7 @@ use crate::work::rekey::{Rekey, Rekeyed, Rewrapped};
 pub(super) struct RekeyArgs {
     /// A VM folder, with its disks, or one disk
     #[arg(value_name = "COMPONENT", value_parser = place::parser_to_change())]
-    folder: PathBuf,
+    pub(super) folder: PathBuf,
     /// Only this disk of the VM folder, given by its path in it; repeatable
     #[arg(long = "disk", value_name = "NAME")]
     disks: Vec<PathBuf>,
@@ -115,6 +115,6 @@ fn print(args: &RekeyArgs, rekeyed: &Rekeyed, hosts: Option<Vec<KeyHost>>) -> Re
     if let Some(hosts) = hosts {
         println!("It opens on {}", describe(&hosts));
     }
-    rekeyed.passed_over.lines().for_each(|line| eprintln!("{line}"));
+    rekeyed.passed_over.lines().for_each(|line| eprintln!("{}", place::advised(&args.folder, &line)));
     rekeyed.passed_over.check()
 }

@@ -5,11 +5,13 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 
 use crate::cli::{out, place, size, table};
-use crate::control::summary::{self, Group};
+use crate::control::mounts;
+use crate::control::summary::{self, Advised, Group};
 use crate::control::{self, ClearStatus, ComponentState, ComponentStatus, MountStatus, Request};
 use crate::error::{Error, Kind, Result};
 use crate::store::header_area::RESTORE_HOME;
 use crate::text::{self, Show, quoted};
+use crate::vm::scan;
 
 /// At most this many files and folders in the clear are named one by one.
 const MAX_CLEAR: usize = 10;
@@ -45,21 +47,31 @@ pub(super) fn run(args: &StatusArgs) -> Result<()> {
         );
         return Err(Error::new(Kind::NotFound, message));
     }
-    print(args.json, &status)
+    print(args.json, &mountpoint, &status)
 }
 
-pub(super) fn print(json: bool, status: &MountStatus) -> Result<()> {
+pub(super) fn print(json: bool, mountpoint: &Path, status: &MountStatus) -> Result<()> {
     if json {
         return out::json(status);
     }
     let components = &status.components;
+    let source = mounts::find(mountpoint).map(|mounted| mounted.source).unwrap_or_default();
+    // A mount that another mount namespace has shows no backing folder.
+    let advised = |below: Option<&Path>, text: &str| {
+        scan::advised(below.map(|below| source.join(below)).as_deref(), Some(mountpoint), text)
+    };
     let rows: Vec<[String; 6]> = components.iter().map(row).collect();
     table::print(["COMPONENT", "KIND", "STATE", "SIZE", "PROVIDER", "KEY ID"], &rows);
     for group in summary::groups(components) {
-        print_group(&group);
+        print_group(&group, &advised);
     }
     for place in &status.unusable {
-        println!("\n{} is {}: {}", path(&place.path), if place.missing { "missing" } else { "unusable" }, place.what);
+        println!(
+            "\n{} is {}: {}",
+            path(&place.path),
+            if place.missing { "missing" } else { "unusable" },
+            advised(Some(&place.path), &place.what)
+        );
     }
     for (reason, failed) in summary::past_failures(components) {
         match failed[..] {
@@ -70,7 +82,7 @@ pub(super) fn print(json: bool, status: &MountStatus) -> Result<()> {
             }
         }
     }
-    print_facts(components);
+    print_facts(components, &advised);
     for notice in &status.notices {
         let provider = notice.provider.as_ref().map(|provider| format!("key provider {provider}: "));
         println!("\n{} {}{}", notice.time, provider.unwrap_or_default(), notice.text);
@@ -81,26 +93,28 @@ pub(super) fn print(json: bool, status: &MountStatus) -> Result<()> {
     for folder in &status.headless {
         let name = path(folder);
         println!(
-            "\n{name}: encrypted files, but no home header here or above, so it does not show in the mount: {RESTORE_HOME}"
+            "\n{name}: encrypted files, but no home header here or above, so it does not show in the mount: {}",
+            advised(Some(folder), RESTORE_HOME)
         );
     }
     // What lies in the place of a disk was said already, and is not judged by its name once more.
     let is_said = |clear: &&ClearStatus| status.unusable.iter().any(|place| place.path == clear.path);
     let in_the_clear: Vec<&ClearStatus> = status.in_the_clear.iter().filter(|clear| !is_said(clear)).collect();
     for clear in in_the_clear.iter().take(MAX_CLEAR) {
-        println!("\n{}: {}", clear.path.shown(), clear.what);
+        println!("\n{}: {}", clear.path.shown(), advised(Some(&clear.path), &clear.what));
     }
     if let Some(more) = in_the_clear.len().checked_sub(MAX_CLEAR).filter(|&more| more > 0) {
         println!(
-            "\n{} in the clear: `vmcryptfs check --only-clear` of the backing folder lists all",
-            text::count(more, "more file or folder is", "more files and folders are")
+            "\n{} in the clear: `vmcryptfs check --only-clear {}` lists all",
+            text::count(more, "more file or folder is", "more files and folders are"),
+            quoted(&source)
         );
     }
     Ok(())
 }
 
 /// What else is known of each component, one fact after the other.
-fn print_facts(components: &[ComponentStatus]) {
+fn print_facts(components: &[ComponentStatus], advised: Advised<'_>) {
     let facts: [fn(&ComponentStatus) -> Option<String>; 4] = [
         |component| component.held_by.as_ref().map(|holder| format!(": {}", holder.text)),
         |component| component.damaged_copy.as_ref().map(|why| format!(": {why}")),
@@ -109,13 +123,14 @@ fn print_facts(components: &[ComponentStatus]) {
     ];
     for fact in facts {
         for (component, text) in components.iter().filter_map(|component| Some((component, fact(component)?))) {
-            println!("\n{}{text}", name(component));
+            println!("\n{}{}", name(component), advised(Some(&component.path), &text));
         }
     }
 }
 
 /// A reason once, and each component that it is the reason of.
-fn print_group(Group { state, reason, components }: &Group<'_>) {
+fn print_group(Group { state, reason, components }: &Group<'_>, advised: Advised<'_>) {
+    let reason = advised(summary::only(components), reason);
     if let ([only], false) = (&components[..], *state == ComponentState::Erased) {
         println!("\n{} is {}: {reason}", name(only), state.word());
         return;

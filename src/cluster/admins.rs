@@ -64,7 +64,9 @@ impl Session {
                 // Where admins come and go, the threshold is an option.
                 (all, AdminChange::Remove(_)) => format!("give one from 1 to {all} with --threshold"),
                 (all, AdminChange::Add(_) | AdminChange::None) => {
-                    format!("expected 1 to {all}; `vmcryptfs cluster admin add` adds an admin")
+                    format!(
+                        "expected 1 to {all}; `vmcryptfs cluster admin add PUBLIC_KEY --admin-key FILE` adds an admin"
+                    )
                 }
             };
             let all = text::count(admins.len(), "admin", "admins");

@@ -107,7 +107,7 @@ impl Session {
         let names: Vec<&str> = requests.iter().map(|request| request.claims().host.name.as_str()).collect();
         let asking = match names.is_empty() {
             true => {
-                "nor does any other: a host asks by `vmcryptfs cluster join`, with a token of `vmcryptfs cluster token`"
+                "nor does any other: a host asks by `vmcryptfs cluster join`, with a token of `vmcryptfs cluster token --admin-key FILE`"
                     .into()
             }
             false => format!("asking: {}", names.join(", ")),
@@ -135,7 +135,7 @@ impl Session {
             let ended = request.expires.to_millis();
             return denied(format!(
                 "the token of host {name} ended at {ended}, and by this host's clock it is {}: if that is right, make another with \
-                 `vmcryptfs cluster token`",
+                 `vmcryptfs cluster token --admin-key FILE`",
                 now.to_millis()
             ));
         }

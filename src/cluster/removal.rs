@@ -225,7 +225,7 @@ impl Session {
                     Kind::Denied,
                     format!(
                         "{} is the last keeper of provider {provider}: nobody could give its keys to hosts. Make another one with `vmcryptfs \
-                         cluster share {provider} --keeper HOST` first, or, if its media are destroyed, say so with --presume-destroyed",
+                         cluster share {provider} --keeper HOST --admin-key FILE` first, or, if its media are destroyed, say so with --presume-destroyed",
                         host.name
                     ),
                 ))

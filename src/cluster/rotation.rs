@@ -27,8 +27,8 @@ impl Session {
         self.document().providers.iter().find(|shared| shared.name == *provider).ok_or_else(|| {
             if self.document().pushed.iter().any(|pushed| pushed.name == *provider) {
                 let message = format!(
-                    "provider {provider} has no primary key: its key server makes a key for each VM, and keepers push them. `vmcryptfs rekey` \
-                     gives VMs other keys, and `vmcryptfs provider retire` on a keeper ends those that nothing needs"
+                    "provider {provider} has no primary key: its key server makes a key for each VM, and keepers push them. `vmcryptfs rekey \
+                     VM_FOLDER` gives a VM another key, and `vmcryptfs provider retire {provider} KEY_ID --datastore DATASTORE` on a keeper ends those that nothing needs"
                 );
                 return Error::new(Kind::Unsupported, message);
             }
@@ -81,8 +81,9 @@ impl Session {
             old.filter_map(|primary| Some(Rotated { number: shared.number(primary)?, primary })).collect();
         match old.is_empty() {
             true => {
-                let message =
-                    format!("provider {provider} has one key, {newest}: `vmcryptfs cluster rotate` makes another");
+                let message = format!(
+                    "provider {provider} has one key, {newest}: `vmcryptfs cluster rotate {provider} --admin-key FILE` makes another"
+                );
                 Err(Error::new(Kind::NotFound, message))
             }
             false => Ok(old),

@@ -149,8 +149,7 @@ impl Session {
 }
 
 fn outside() -> Error {
-    let message =
-        "this host is in no cluster: make one with `vmcryptfs cluster init`, or join one with `vmcryptfs cluster join`";
+    let message = "this host is in no cluster: make one with `vmcryptfs cluster init NAME --board BOARD --admin-key FILE`, or join one with `vmcryptfs cluster join`";
     Error::new(Kind::NotFound, message)
 }
 

@@ -46,7 +46,7 @@ fn known(board: &dyn Board, epoch: u64, hash: &[u8; 32]) -> Result<View> {
             Kind::Denied,
             format!(
                 "the board lacks document {epoch}, which this host has seen: an older state of the board was put back, or it is \
-                 another board. Where that is meant, an admin says so with `vmcryptfs cluster accept-board`"
+                 another board. Where that is meant, an admin says so with `vmcryptfs cluster accept-board --admin-key FILE`"
             ),
         )
     })?;

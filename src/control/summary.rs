@@ -1,5 +1,7 @@
 //! What of a mount cannot be used, in few words: each reason once, however many components it is the reason of.
 
+use std::path::Path;
+
 use crate::control::status::{ComponentState, ComponentStatus, UnusableStatus};
 use crate::text::{self, Show};
 
@@ -66,8 +68,16 @@ pub fn past_failures(components: &[ComponentStatus]) -> Vec<(String, Vec<(&Compo
     failures
 }
 
+/// Puts paths into advice: those that the path of a component of the mount says, if it is about one.
+pub type Advised<'a> = &'a dyn Fn(Option<&Path>, &str) -> String;
+
+/// The path of a group's component, if it has one only.
+pub fn only<'a>(components: &[&'a ComponentStatus]) -> Option<&'a Path> {
+    if let [only] = components { Some(&only.path) } else { None }
+}
+
 /// One line on the components that no key opens now, and how many they are of all: for each state the first reason.
-pub fn locked(components: &[ComponentStatus]) -> Option<String> {
+pub fn locked(components: &[ComponentStatus], advised: Advised<'_>) -> Option<String> {
     let groups = groups(components);
     let mut said = String::new();
     for state in STATES.into_iter().filter(|state| *state != ComponentState::Unusable) {
@@ -82,20 +92,24 @@ pub fn locked(components: &[ComponentStatus]) -> Option<String> {
         let separator = if said.is_empty() { "" } else { "; " };
         let are = if number == 1 { "is" } else { "are" };
         let more = if others > 0 { format!("; {others} for other reasons") } else { String::new() };
-        said += &format!("{separator}{number}{of_all} {are} {}: {}{more}", state.word(), first.reason);
+        said += &format!(
+            "{separator}{number}{of_all} {are} {}: {}{more}",
+            state.word(),
+            advised(only(&first.components), &first.reason)
+        );
     }
     (!said.is_empty()).then_some(said)
 }
 
 /// One line on the disks that are not what their home's list says, and homes without a list: their keys do not help.
-pub fn unusable(components: &[ComponentStatus], places: &[UnusableStatus]) -> Option<String> {
+pub fn unusable(components: &[ComponentStatus], places: &[UnusableStatus], advised: Advised<'_>) -> Option<String> {
     let of_components = components.iter().filter(|component| component.state() == ComponentState::Unusable);
     let of_components = of_components.map(|one| (&one.path, one.reason.as_deref().unwrap_or_default()));
     let of_places = places.iter().filter(|place| !place.missing).map(|place| (&place.path, place.what.as_str()));
     let all: Vec<_> = of_components.chain(of_places).collect();
     let (path, why) = all.first()?;
     let name = if path.as_os_str().is_empty() { ".".to_owned() } else { path.shown().to_string() };
-    Some(format!("not usable: {name}: {why}{}", more(all.len())))
+    Some(format!("not usable: {name}: {}{}", advised(Some(path), why), more(all.len())))
 }
 
 /// One line on the components of which one header copy is damaged.
@@ -110,10 +124,10 @@ fn name(component: &ComponentStatus) -> String {
 }
 
 /// One line on the disks that a list has and that are nowhere.
-pub fn missing(places: &[UnusableStatus]) -> Option<String> {
+pub fn missing(places: &[UnusableStatus], advised: Advised<'_>) -> Option<String> {
     let missing: Vec<_> = places.iter().filter(|place| place.missing).collect();
     let first = missing.first()?;
-    Some(format!("missing: {}: {}{}", first.path.shown(), first.what, more(missing.len())))
+    Some(format!("missing: {}: {}{}", first.path.shown(), advised(Some(&first.path), &first.what), more(missing.len())))
 }
 
 fn more(all: usize) -> String {

@@ -161,7 +161,7 @@ impl DumpFolder {
 
     fn refuse_too_many(&self, about: &About) -> Result<()> {
         let (folder, max) = (self.path.shown(), self.settings.max_files.get() as usize);
-        let remove = "`vmcryptfs dump remove` makes room";
+        let remove = "`vmcryptfs dump remove DUMP` makes room";
         let dumps = self.list_here()?;
         if dumps.len() >= max {
             return Err(Error::new(Kind::Io, format!("{folder} has {} dumps, at most {max}: {remove}", dumps.len())));

@@ -25,7 +25,7 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::fuse::options::MountOptions;
 use crate::fuse::transport::Transport;
 use crate::sys::mount_table::{self, Line, MOUNT_TYPE};
-use crate::text::Show;
+use crate::text::{Show, quoted};
 
 const SUBTYPE: &str = "vmcryptfs";
 
@@ -167,7 +167,11 @@ pub(super) fn check_mountpoint(spec: &MountSpec) -> Result<File> {
     // The kernel may have attributes of a moment ago, when there was a process.
     let asked = statx(CWD, mountpoint, AtFlags::STATX_FORCE_SYNC, StatxFlags::BASIC_STATS);
     if asked.is_err_and(|error| matches!(error, Errno::NOTCONN | Errno::CONNABORTED)) {
-        let text = format!("{}: the process of the mount there has died: use `vmcryptfs umount --lazy` first", doing());
+        let text = format!(
+            "{}: the process of the mount there has died: use `vmcryptfs umount --lazy {}` first",
+            doing(),
+            quoted(mountpoint)
+        );
         return Err(Error::new(Kind::Busy, text));
     }
     let metadata = std::fs::metadata(mountpoint);

@@ -125,7 +125,7 @@ impl Operation for InitCluster<'_> {
         let [file] = self.admin.files else {
             return Err(Error::new(
                 Kind::Invalid,
-                "a new cluster has one admin: `vmcryptfs cluster admin add` adds others",
+                "a new cluster has one admin: `vmcryptfs cluster admin add PUBLIC_KEY --admin-key FILE` adds others",
             ));
         };
         let key = admin_key_in(file, &(self.admin.passphrase)(0)?)?;

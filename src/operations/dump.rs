@@ -21,7 +21,7 @@ use crate::provider::config::Config;
 use crate::provider::primary_key::primary_of;
 use crate::provider::{Providers, private_file};
 use crate::sys::SecretBytes;
-use crate::text::{self, Show};
+use crate::text::{self, Show, quoted};
 use crate::timestamp::Timestamp;
 
 /// What the kernel does with dumps now.
@@ -114,7 +114,10 @@ fn refuse_needed(config: &Path, needs: &dyn Fn(&KeyId) -> Option<String>) -> Res
             .header
             .context(|| format!("a dump may need the key; if not, `vmcryptfs dump remove {path}` takes it away"))?;
         if let Some(key) = opened_by(&header).and_then(needs) {
-            let ways = "`vmcryptfs dump recrypt` or `vmcryptfs dump decrypt` it, then `vmcryptfs dump remove` it";
+            let word = quoted(&dump.path);
+            let ways = format!(
+                "`vmcryptfs dump recrypt {word} FILE` or `vmcryptfs dump decrypt {word} FILE`, then `vmcryptfs dump remove {word}`"
+            );
             return refuse(key, &format!("the dump {path} opens by nothing else: {ways}"));
         }
     }

@@ -101,7 +101,8 @@ fn not_erased(erased: &Erased) -> Vec<String> {
     let shown = |paths: &[PathBuf], what: &str| {
         let mut lines: Vec<_> = paths.iter().take(MAX_NAMED).map(|path| format!("{}: {what}", path.shown())).collect();
         if paths.len() > MAX_NAMED {
-            lines.push(format!("{} more of that kind: `vmcryptfs check` lists them", paths.len() - MAX_NAMED));
+            lines
+                .push(format!("{} more of that kind: `vmcryptfs check VM_FOLDER` lists them", paths.len() - MAX_NAMED));
         }
         lines
     };

@@ -58,7 +58,7 @@ pub fn refuse_keys_in_use(
     }
     let Some((key_id, paths)) = users.first_key_value() else { return Ok(looked_at) };
     let named = some_of(paths);
-    let message = format!("key {key_id} is needed by {named}: `vmcryptfs rekey` gives them another one");
+    let message = format!("key {key_id} is needed by {named}: `vmcryptfs rekey VM_FOLDER` gives a VM another one");
     Err(Error::new(Kind::Denied, message))
 }
 

@@ -65,7 +65,7 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::format::names::DiskNames;
 use crate::key::ProviderName;
 use crate::sys::process::effective_uid;
-use crate::text::Show;
+use crate::text::{Show, quoted};
 
 /// The configured providers and which of them is the default; names are unique and the default is one of them.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -296,8 +296,9 @@ pub fn refuse_missing(named: &Path) -> Result<()> {
         Err(error) if error.kind() == ErrorKind::NotFound => Err(Error::new(
             Kind::NotFound,
             format!(
-                "the configuration file {} does not exist: `vmcryptfs provider add` makes it, if that is its name",
-                named.shown()
+                "the configuration file {} does not exist: `vmcryptfs --config {} provider add native NAME` makes it, if that is its name",
+                named.shown(),
+                quoted(named)
             ),
         )),
         _ => Ok(()), // reading it says what else there is to say

@@ -175,7 +175,7 @@ impl Arguments {
             return Err(Error::new(
                 Kind::Invalid,
                 "a share that only the TPM has would be lost with it: give a file with --kek-share, which becomes the copy, and \
-                 then use `vmcryptfs provider seal` (for a file of that name: ./tpm)",
+                 then use `vmcryptfs provider seal NAME` (for a file of that name: ./tpm)",
             ));
         }
         self.optional_file(KEK_SHARE.name)
@@ -328,7 +328,11 @@ impl Configured<'_> {
         if self.settings.uses_tpm() {
             let unsealed = SealedShare::load(&self.sealed_share())?.unseal(&self.settings.tpm_of(self.config));
             return unsealed.map(Some).context(|| {
-                "unsealing the kek-share; for another TPM or other PCRs, `vmcryptfs provider seal` seals a copy of it again".into()
+                format!(
+                    "unsealing the kek-share; for another TPM or other PCRs, `vmcryptfs provider seal {} --share FILE` seals a copy of \
+                     it again",
+                    self.name
+                )
             });
         }
         self.settings.kek_share_file(self.config).map(|path| KekShare::load(&path)).transpose()

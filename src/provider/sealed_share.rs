@@ -90,7 +90,7 @@ impl SealedShare {
             true => Error::with_source(
                 Kind::KeyUnavailable,
                 format!(
-                    "no sealed kek-share {}: `vmcryptfs provider seal` makes it of a copy of the share",
+                    "no sealed kek-share {}: `vmcryptfs provider seal PROVIDER --share FILE` makes it of a copy of the share",
                     path.shown()
                 ),
                 error,

@@ -34,7 +34,7 @@ impl StoredHeader {
         let OtherCopy::Damaged(error) = &self.other else { return None };
         let why = error.chain();
         Some(format!(
-            "one of two header copies is damaged ({why}); the other is in use, `vmcryptfs header repair` repairs it"
+            "one of two header copies is damaged ({why}); the other is in use, `vmcryptfs header repair COMPONENT` repairs it"
         ))
     }
 
@@ -99,7 +99,7 @@ fn read_copy(storage: &dyn Storage, kind: ComponentKind, offset: u64) -> Result<
 }
 
 /// The way out where no copy of a component's header is left.
-pub const RESTORE: &str = "`vmcryptfs header restore` brings a saved header back";
+pub const RESTORE: &str = "`vmcryptfs header restore COMPONENT FILE` brings a saved header back";
 
 /// The same for a home, where nothing is left that could tell whether the header is its own.
 pub const RESTORE_HOME: &str = "`vmcryptfs header restore VM_FOLDER FILE --force` brings a saved header back";

@@ -225,9 +225,9 @@ impl<'e> Checked<'_, 'e> {
         result += &compared;
         let Some(disk) = header.shape.disk() else {
             if !header.binds_disks {
-                result += "; its disks are not bound to it: `vmcryptfs upgrade` binds them";
+                result += "; its disks are not bound to it: `vmcryptfs upgrade VM_FOLDER` binds them";
             } else if !header.lists_disks {
-                result += "; it has no list of its disks: `vmcryptfs upgrade` makes it";
+                result += "; it has no list of its disks: `vmcryptfs upgrade VM_FOLDER` makes it";
             }
             let listed = Listed::of(self.check.open, entry, (&header, &dek), &self.memory)?;
             if let Some(gone_back) = listed.past.as_ref().and_then(Past::gone_back) {
@@ -282,8 +282,9 @@ impl<'e> Checked<'_, 'e> {
         match sealed.check(entry, &mut home.tally) {
             Ok(None) => {}
             Ok(Some(why)) => {
-                let advice =
-                    format!("genuine; a home file that looks like a disk ({why}): `vmcryptfs convert` makes it one");
+                let advice = format!(
+                    "genuine; a home file that looks like a disk ({why}): `vmcryptfs convert FILE` makes it one"
+                );
                 self.add(&entry.path, "file", None, State::Good, advice);
             }
             Err(error) => self.add(&entry.path, "file", None, State::Problem(error.kind()), error.chain()),

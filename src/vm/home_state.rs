@@ -66,15 +66,19 @@ impl HomeState {
     pub fn unfinished(self, stored: Option<StoredState>) -> Option<&'static str> {
         match (self, stored.is_some()) {
             (Self::Clear | Self::Encrypted, _) => None,
-            (Self::Encrypting, true) => Some("its encryption is not finished: `vmcryptfs encrypt` resumes it"),
-            (Self::Decrypting, true) => Some("its decryption is not finished: `vmcryptfs decrypt` resumes it"),
+            (Self::Encrypting, true) => {
+                Some("its encryption is not finished: `vmcryptfs encrypt VM_FOLDER` resumes it")
+            }
+            (Self::Decrypting, true) => {
+                Some("its decryption is not finished: `vmcryptfs decrypt VM_FOLDER --all` resumes it")
+            }
             (Self::Encrypting, false) => Some(
                 "only its header's name says that its encryption is not finished. If an older version began that, \
-                 `vmcryptfs encrypt --resume-by-name` resumes it",
+                 `vmcryptfs encrypt VM_FOLDER --resume-by-name` resumes it",
             ),
             (Self::Decrypting, false) => Some(
                 "only its header's name says that its decryption is not finished. If an older version began that, \
-                 `vmcryptfs decrypt --resume-by-name` resumes it",
+                 `vmcryptfs decrypt VM_FOLDER --all --resume-by-name` resumes it",
             ),
         }
     }

@@ -255,8 +255,7 @@ pub fn nested_what(outer: &Path) -> String {
 }
 
 /// What to say of a file that may be a disk in the clear, and as well an encrypted one.
-pub const NO_SIGN: &str =
-    "no sign of what it is: a disk in the clear, or one whose header was overwritten (`vmcryptfs header restore`)";
+pub const NO_SIGN: &str = "no sign of what it is: a disk in the clear, or one whose header was overwritten (`vmcryptfs header restore DISK FILE` brings a saved one back)";
 
 /// What a file in the clear is, for people.
 pub fn clear_what(kind: ClearKind) -> String {

@@ -123,7 +123,12 @@ impl HomeTree<'_> {
     /// # Errors
     /// `NotFound` without one, `Corrupt` for an older one or as [`load`](Self::load).
     pub fn newest(&self) -> Result<Manifest> {
-        let none = || Error::new(Kind::NotFound, "the home has no manifest: `vmcryptfs mount --manifest` makes one");
+        let none = || {
+            Error::new(
+                Kind::NotFound,
+                "the home has no manifest: `vmcryptfs mount --manifest VM_FOLDER MOUNTPOINT` makes one",
+            )
+        };
         let manifest = self.load()?.ok_or_else(none)?;
         let (home, counter) = (self.header.uuid, manifest.counter);
         let seen = self.memory.manifest_counter(home).unwrap_or_default();

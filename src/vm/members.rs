@@ -267,6 +267,11 @@ fn open_list(dir: &File, home: Uuid, flags: OFlags) -> Result<File> {
     })
 }
 
+/// Why a list cannot be read, for what does what is advised.
+pub fn without_remedy(error: &Error) -> String {
+    error.chain().replace(&format!(": {REMEDY}"), "")
+}
+
 /// What to do about a list that is lost.
 const REMEDY: &str = "`vmcryptfs adopt VM_FOLDER` rebuilds it from the disks that are there";
 

@@ -190,5 +190,5 @@ pub fn refuse_foreign(disk: &Header, home: Uuid, binds_disks: bool) -> Result<()
         Some(owner) => format!("disk {uuid} is of the VM {owner}, and lies in the folder of the VM {home}"),
         None => format!("disk {uuid} names no VM, as all disks of the VM {home} do, in whose folder it lies"),
     };
-    Err(Error::new(Kind::Corrupt, format!("{why}: `vmcryptfs adopt` takes it in if it is to belong there")))
+    Err(Error::new(Kind::Corrupt, format!("{why}: `vmcryptfs adopt DISK` takes it in if it is to belong there")))
 }

@@ -19,6 +19,7 @@ use crate::progress::{GoOn, to_the_end};
 use crate::store::header_area::{RESTORE_HOME, StoredHeader};
 use crate::sys::file::{folder_beneath, open_unnoticed, stat_at};
 use crate::text::Show;
+use crate::text::advice::Places;
 use crate::vm::component::Component;
 use crate::vm::home_state::HomeState;
 use crate::vm::inventory::{self, Entry, Inventory, What};
@@ -264,6 +265,21 @@ pub fn folder_around(path: &Path) -> Option<PathBuf> {
     around.map(Path::to_path_buf)
 }
 
+/// A text with the paths in its advice that a path says: a VM folder's, or that of something in one, and the mountpoint.
+pub fn advised(path: Option<&Path>, mountpoint: Option<&Path>, text: &str) -> String {
+    if !text.contains('`') {
+        return text.to_owned(); // the rest costs a look at the folders around
+    }
+    let vm_folder = path.and_then(vm_folder_of);
+    Places { vm_folder: vm_folder.as_deref(), component: path, mountpoint }.put_into(text)
+}
+
+/// The VM folder that a path is, or is in.
+pub fn vm_folder_of(path: &Path) -> Option<PathBuf> {
+    let is_one = folder::open_dir(path).is_ok_and(|dir| has_home(&dir));
+    if is_one { Some(path.to_path_buf()) } else { folder_around(path) }
+}
+
 /// Whether a folder is one of a VM: also if its home is damaged, erased, not finished, or there are two.
 pub fn has_home(dir: &File) -> bool {
     HomeState::of(dir).map_or(true, |state| state.header_file().is_some())
@@ -285,7 +301,8 @@ pub fn refuse_lost_home(path: &Path) -> Result<()> {
             "{} holds encrypted files, and no home header. If its {HOME_FILE} is lost, {RESTORE_HOME}",
             path.shown()
         ),
-    ))
+    )
+    .with_places(&Places { vm_folder: Some(path), component: Some(path), mountpoint: None }))
 }
 
 /// Whether it holds files of a home, or disks. What a crash has left, such as a manifest, is neither.

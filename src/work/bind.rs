@@ -11,7 +11,7 @@ use crate::format::header::ComponentKind;
 use crate::key::KeyId;
 use crate::progress::GoOn;
 use crate::storage::claims::FileLocks;
-use crate::text::Show;
+use crate::text::{Show, quoted};
 use crate::vm::access::VmAccess;
 use crate::vm::component::Component;
 use crate::vm::folder;
@@ -75,8 +75,9 @@ pub fn upgrade(place: &dyn VmAccess, go_on: &GoOn<'_>) -> Result<Upgraded> {
         return Err(Error::new(
             Kind::Denied,
             format!(
-                "{} has no key in common with its home, and may be of another VM: if it is this VM's, `vmcryptfs adopt` takes it in",
-                strange.component
+                "{} has no key in common with its home, and may be of another VM: if it is this VM's, `vmcryptfs adopt {}` takes it in",
+                strange.component,
+                quoted(&place.path().join(strange.component.path()))
             ),
         ));
     }
@@ -142,8 +143,10 @@ pub fn adopt(place: &dyn VmAccess, disk: &Component, go_on: &GoOn<'_>) -> Result
             Kind::Exists,
             format!(
                 "{disk} is a copy of {}, both with the UUID {uuid}, and only one of them can be used. Remove that one if this one \
-                 takes its place. For a copy with a UUID and a data key of its own, `vmcryptfs clone` its VM, and adopt the clone's disk",
-                original.shown()
+                 takes its place. For a copy with a UUID and a data key of its own, clone that VM, as by `vmcryptfs clone {} NEW_FOLDER`, and adopt \
+                 the clone's disk",
+                original.shown(),
+                quoted(&scan::folder_around(&original).unwrap_or_default())
             ),
         ));
     }

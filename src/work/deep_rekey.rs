@@ -87,7 +87,13 @@ impl Target {
     fn slots(&self, former: &Slots, new: &Dek) -> Result<Slots> {
         let mut slots = vec![slot_for(&self.key_id, self.kek.as_ref(), new)?];
         for slot in former.beside(&self.key_id) {
-            let doing = || format!("the new data key for slot {} (`vmcryptfs key remove` drops a slot)", slot.key_id);
+            let doing = || {
+                format!(
+                    "the new data key for slot {id} (`vmcryptfs key remove COMPONENT --provider {}` drops a slot)",
+                    slot.key_id.provider(),
+                    id = slot.key_id
+                )
+            };
             let kek = keyring::kek_of(slot, &self.keks).context(doing)?;
             slots.push(slot_for(&slot.key_id, kek.as_ref(), new).context(doing)?);
         }
@@ -208,7 +214,7 @@ fn is_out_of_space(error: &Error) -> bool {
 }
 
 fn resumes(error: Error) -> Error {
-    let message = "the deep rekey is not finished, and everything can be used. Make space, and run `vmcryptfs rekey --deep` again, which resumes it";
+    let message = "the deep rekey is not finished, and everything can be used. Make space, and run `vmcryptfs rekey --deep VM_FOLDER` again, which resumes it";
     Error::with_source(error.kind(), message, error)
 }
 

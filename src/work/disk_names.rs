@@ -53,7 +53,8 @@ impl ChangeDiskNames {
         let keks = fetch_keks(place, [home] as [&FoundComponent; 1]);
         let mut keyed = UnlockedComponent::open(place, &Component::Home, &keks)?;
         if let Some(slot) = keyed.unfinished_rekey() {
-            let message = format!("a rekey to {} is not finished: `vmcryptfs rekey` finishes it", slot.key_id);
+            let message =
+                format!("a rekey to {} is not finished: `vmcryptfs rekey VM_FOLDER` finishes it", slot.key_id);
             return Err(Error::new(Kind::Denied, message));
         }
         let wanted = self.applied(&keyed.header().disk_names)?;

@@ -53,7 +53,7 @@ impl RepairHeader {
                 return repaired(Repaired { changed: false, offset: None, damage: None, unverified: None });
             }
             OtherCopy::Damaged(damage) if damage.kind() == Kind::KeyUnavailable => {
-                let message = "one header copy is erased, the other not yet: `vmcryptfs erase` finishes that";
+                let message = "one header copy is erased, the other not yet: `vmcryptfs erase COMPONENT` finishes that";
                 return Err(Error::new(Kind::Denied, message));
             }
             OtherCopy::Damaged(damage) => damage.chain(),

@@ -211,7 +211,7 @@ impl RestoreHeader {
                 match self.component {
                     Component::Home => format!(
                         "no header copy is left that shows whether this home belongs to the saved header of {}. If you are certain, \
-                         use --force: `vmcryptfs check` then shows whether its files open",
+                         use --force: `vmcryptfs check VM_FOLDER` then shows whether its files open",
                         claims.uuid
                     ),
                     Component::Disk(_) => format!(

@@ -202,7 +202,7 @@ impl RemoveKey {
             return Err(Error::new(
                 Kind::Denied,
                 format!(
-                    "{} is the last key: without it the data is lost. Use `vmcryptfs erase` for that",
+                    "{} is the last key: without it the data is lost. Use `vmcryptfs erase COMPONENT` for that",
                     first.key_id
                 ),
             ));

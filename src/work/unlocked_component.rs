@@ -10,6 +10,7 @@ use crate::format::names::DiskNames;
 use crate::key::Dek;
 use crate::seen::{Memory, Point};
 use crate::store::header_area::{self, OtherCopy};
+use crate::text::advice::Places;
 use crate::vm::access::{Claimed, VmAccess};
 use crate::vm::component::Component;
 use crate::vm::home_state::HomeState;
@@ -45,7 +46,7 @@ impl<'w> UnlockedComponent<'w> {
                 Ok(opened)
             }
         });
-        opened.context(|| component.to_string())
+        named(opened, place, component)
     }
 
     /// The same for a disk of whatever VM.
@@ -53,7 +54,7 @@ impl<'w> UnlockedComponent<'w> {
     /// # Errors
     /// As [`open`](Self::open).
     pub fn open_of_any_vm(place: &'w dyn VmAccess, component: &Component, keks: &FetchedKeks) -> Result<Self> {
-        Self::open_unnamed(place, component, keks).context(|| component.to_string())
+        named(Self::open_unnamed(place, component, keks), place, component)
     }
 
     fn open_unnamed(place: &'w dyn VmAccess, component: &Component, keks: &FetchedKeks) -> Result<Self> {
@@ -193,6 +194,16 @@ impl<'w> UnlockedComponent<'w> {
     }
 }
 
+/// With the component's name in an error, and its path in the advice of one.
+fn named<T>(opened: Result<T>, place: &dyn VmAccess, component: &Component) -> Result<T> {
+    let with_places = |error: Error| {
+        let folder = place.path();
+        let path = if *component == Component::Home { folder.clone() } else { folder.join(component.path()) };
+        error.with_places(&Places { vm_folder: Some(&folder), component: Some(&path), mountpoint: None })
+    };
+    opened.map_err(with_places).context(|| component.to_string())
+}
+
 /// Between the two DEKs of a deep rekey, headers are only that one's.
 ///
 /// # Errors
@@ -202,7 +213,7 @@ pub fn refuse_transition(header: &Header) -> Result<()> {
         None => Ok(()),
         Some(_) => Err(Error::new(
             Kind::Denied,
-            "a deep rekey of it is not finished: `vmcryptfs rekey --deep` finishes it; its keys can be changed and its header saved \
+            "a deep rekey of it is not finished: `vmcryptfs rekey --deep VM_FOLDER` finishes it; its keys can be changed and its header saved \
              or restored after that",
         )),
     }
@@ -219,7 +230,7 @@ pub fn refuse_unsettled(header: &Header) -> Result<()> {
         None | Some(StoredState::Encrypted) => Ok(()),
         Some(StoredState::Encrypting | StoredState::Decrypting | StoredState::ConvertingDisks) => Err(Error::new(
             Kind::Denied,
-            "it is not wholly encrypted or decrypted: `vmcryptfs encrypt` or `decrypt` finishes it; its header can be saved or \
+            "it is not wholly encrypted or decrypted: `vmcryptfs encrypt VM_FOLDER` or `vmcryptfs decrypt VM_FOLDER --all` finishes it; its header can be saved or \
              restored after that",
         )),
     }

@@ -38,7 +38,8 @@ fn a_copy_of_a_disk_that_another_vm_has_is_refused_with_what_to_do() {
     let (original, copy) = (host.path("db01/data.raw"), host.path("web01/data.raw"));
     fs::copy(original, copy).unwrap();
     let disk = fs::read(copy).unwrap();
-    for words in ["is a copy of", "db01/data.raw", "`vmcryptfs clone` its VM"] {
+    let clone = format!("`vmcryptfs clone {} NEW_FOLDER`", host.path("db01"));
+    for words in ["is a copy of", "db01/data.raw", &clone] {
         host.refuses(&["adopt", copy], 9, words);
     }
     assert!(fs::read(copy).unwrap() == disk);

@@ -89,7 +89,8 @@ fn a_half_converted_folder_is_told_by_what_finishes_it() {
         host.write_state("web01/vmcryptfs.home", state);
         fs::rename(host.path("web01/vmcryptfs.home"), host.path(&format!("web01/{file}"))).unwrap();
         fs::write(host.path("web01/notes.txt"), "in the clear").unwrap();
-        let words = format!("`vmcryptfs {verb}{option}` resumes it");
+        let all = if verb == "decrypt" { " --all" } else { "" };
+        let words = format!("`vmcryptfs {verb} {vm}{all}{option}` resumes it");
         let new = host.path("web01/new.raw");
         for args in [
             &["erase", vm, "--yes"][..],

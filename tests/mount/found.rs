@@ -2,7 +2,6 @@
 
 use std::fs::{self, File};
 use std::os::unix::fs::symlink;
-use std::path::Path;
 use std::process::Output;
 
 use crate::host::Host;

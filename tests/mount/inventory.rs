@@ -293,7 +293,7 @@ fn a_header_copy_is_mended_by_the_other() {
     file.write_all_at(&[7; 100], 4000).unwrap();
     host.refuses(&["check", host.path("web01")], 3, "a problem");
     let said = String::from_utf8(host.try_run(&["check", disk]).stdout).unwrap();
-    assert!(said.contains("`vmcryptfs header repair` repairs it"), "{said}");
+    assert!(said.contains(&format!("`vmcryptfs header repair {disk}` repairs it")), "{said}");
     let mount = host.mount("web01", &[]);
     let open = File::open(mount.path("root.raw")).unwrap();
     host.refuses(&["header", "repair", disk], 6, "in use");

@@ -379,7 +379,7 @@ pub(super) fn is_ready(config: &Path, name: &ProviderName) -> Result<bool> {
             Kind::Unsupported,
             format!(
                 "this host is a keeper of provider {name}, and its own has a kek-share, which a cluster does not carry: use one without it, \
-                 or `vmcryptfs cluster share {name} --no-keeper` with this host's name"
+                 or `vmcryptfs cluster share {name} --no-keeper HOST --admin-key FILE` with this host's name"
             ),
         )),
         Some(_) => Ok(true),
@@ -387,7 +387,7 @@ pub(super) fn is_ready(config: &Path, name: &ProviderName) -> Result<bool> {
             Kind::NotFound,
             format!(
                 "this host is a keeper of provider {name}, and has none of that name whose keys can be pushed: `vmcryptfs provider add kmip \
-                 {name}`, or `vmcryptfs cluster share {name} --no-keeper` with this host's name"
+                 {name} --server HOST:5696 --ca FILE --cert FILE --key FILE`, or `vmcryptfs cluster share {name} --no-keeper HOST --admin-key FILE` with this host's name"
             ),
         )),
     }

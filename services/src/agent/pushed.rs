@@ -325,7 +325,7 @@ impl State {
             let failure = Failure::new(
                 Trouble::Unreachable,
                 format!(
-                    "it has no keeper: on a host with the credentials of its key server, `vmcryptfs cluster share {provider}`"
+                    "it has no keeper: on a host with the credentials of its key server, `vmcryptfs cluster share {provider} --admin-key FILE`"
                 ),
             );
             return Err(Error::with_source(

@@ -32,7 +32,7 @@ const PERIOD: Duration = Duration::from_secs(2);
 const WHOLE: Duration = Duration::from_secs(60);
 /// What is said of a host that an admin removed with its guests.
 const EVICTED: &str =
-    "this host was removed from the cluster, and its guests have to end: stop them, then `vmcryptfs umount`";
+    "this host was removed from the cluster, and its guests have to end: stop them, then `vmcryptfs umount MOUNTPOINT`";
 
 /// What is known of the board.
 pub(super) struct Watch {

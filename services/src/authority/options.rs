@@ -139,3 +139,28 @@ pub fn main() -> ExitCode {
     let Options { config, verbose, verb } = Options::parse();
     cli::daemon("vmcryptfs-authority", verbose, config.as_deref(), |config| verbs::run(verb, config))
 }
+
+#[cfg(test)]
+#[path = "../../../tests/testkit/advice.rs"]
+mod advice;
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use clap::Parser;
+
+    use super::{Options, advice};
+
+    #[test]
+    fn each_advised_command_runs_as_it_is_printed() {
+        let found = advice::advised(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), "vmcryptfs-authority");
+        let runs = |words: &Vec<String>| Options::try_parse_from(words).is_ok();
+        let wrong: Vec<String> = found
+            .iter()
+            .filter(|found| !advice::filled(&found.command).iter().any(runs))
+            .map(|found| format!("{}: {}", found.place, found.command))
+            .collect();
+        assert!(found.iter().any(|found| found.is_help) && wrong.is_empty(), "{wrong:?} of {}", found.len());
+    }
+}

@@ -208,7 +208,8 @@ pub fn settings_in(folder: &Path) -> Result<Settings> {
     let path = settings_path(folder);
     let bytes = read(&path).map_err(|error| match error.kind() == Kind::NotFound {
         true => {
-            let advice = "no authority was made here: `vmcryptfs-authority init` makes one";
+            let advice =
+                "no authority was made here: `vmcryptfs-authority init PROVIDER --url https://NAME:6843` makes one";
             Error::with_source(Kind::NotFound, advice, error)
         }
         false => error,

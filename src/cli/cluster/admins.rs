@@ -107,10 +107,12 @@ pub(super) fn run(command: &AdminCommand, config: &Path) -> Result<()> {
 fn new(args: &NewArgs) -> Result<()> {
     let passphrase = || args.passphrase.read(Purpose::Choose);
     let public = perform(NewAdminKey { file: &args.file, passphrase: &passphrase })?;
-    println!("{}", HEXLOWER.encode(&public));
+    let public = HEXLOWER.encode(&public);
+    println!("{public}");
     let file = args.file.shown();
     eprintln!(
-        "Keep {file} on a medium of its own. An admin adds it with the public key above:\n  vmcryptfs cluster admin add"
+        "Keep {file} on a medium of its own. An admin adds it by the public key above:\n  \
+         vmcryptfs cluster admin add {public} --admin-key FILE"
     );
     Ok(())
 }

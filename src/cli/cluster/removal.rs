@@ -113,8 +113,8 @@ fn explain(removed: &RemovedHost) {
     match removed.removal.compromised {
         true => eprintln!(
             "Its keys still open all VMs of {names}. Run `vmcryptfs cluster sync` on all hosts, then:\n  \
-             vmcryptfs rekey --old-generations --deep DATASTORE   (each datastore)\n  \
-             vmcryptfs cluster retire PROVIDER --datastore DATASTORE --admin-key FILE   (each of {names})"
+             vmcryptfs rekey --old-generations --deep DATASTORE # each datastore\n  \
+             vmcryptfs cluster retire PROVIDER --datastore DATASTORE --admin-key FILE # each of {names}"
         ),
         false => eprintln!(
             "If its keys may have been copied, say so, and all of these get new ones:\n  \
@@ -141,7 +141,7 @@ fn explain_pushed(removed: &RemovedHost) {
         };
         eprintln!(
             "It could ask keepers for the key of each VM of {names}. {whether} those VMs, until each has another one:\n  \
-             vmcryptfs rekey --deep VM_FOLDER   (each VM of {names})"
+             vmcryptfs rekey --deep VM_FOLDER # each VM of {names}"
         );
     }
 }

@@ -13,7 +13,7 @@ use crate::key::KeyName;
 use crate::operations::old_generations::search;
 use crate::progress::{Looking, Progress};
 use crate::provider::Providers;
-use crate::text::{self, Show};
+use crate::text::{self, Show, quoted};
 use crate::work::PassedOver;
 use crate::work::deep_rekey::{DeepRekey, DeepRekeyed};
 use crate::work::rekey::{Rekey, Rekeyed};
@@ -99,7 +99,11 @@ fn print(args: &RekeyArgs, report: &Report) -> Result<()> {
         eprintln!("{}: {}", failed.path, failed.reason);
     }
     for path in &report.remaining {
-        eprintln!("{path}: a further slot has a former key: `vmcryptfs key list`, then `key remove` and `key add`");
+        eprintln!(
+            "{path}: a further slot has a former key: `vmcryptfs key list {word}` shows it, then `vmcryptfs key remove {word} \
+             --provider NAME --key KEY_ID` and `vmcryptfs key add {word} --provider NAME` replace it",
+            word = quoted(Path::new(path))
+        );
     }
     match (report.failed.first(), report.remaining.len()) {
         (Some(first), _) => {

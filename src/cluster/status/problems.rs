@@ -62,7 +62,7 @@ fn of_removed(session: &Session, member: &Member) -> Option<String> {
     (HostStatus::of(session, member).state == HostState::Removed).then(|| {
         format!(
             "{} was removed in document {} and did not say since that it wiped its keys: run `vmcryptfs cluster sync` there, which wipes them \
-             and says so, or, if its media are destroyed, `vmcryptfs cluster remove {} --presume-destroyed`",
+             and says so, or, if its media are destroyed, `vmcryptfs cluster remove {} --presume-destroyed --admin-key FILE`",
             host.name, member.since, host.uuid
         )
     })
@@ -80,19 +80,26 @@ fn of_compromised(session: &Session, member: &Member) -> Option<String> {
         session.document().providers.iter().filter(has_newest).map(|shared| shared.name.as_str()).collect();
     if !unrotated.is_empty() {
         return Some(format!(
-            "{} was compromised, and had the newest keys of {}: `vmcryptfs cluster rotate` for each, on a host that has its key in a file",
+            "{} was compromised, and had the newest keys of {}: {}, on a host that has the key in a file",
             member.host.name,
-            unrotated.join(", ")
+            unrotated.join(", "),
+            for_each(&unrotated, |name| format!("`vmcryptfs cluster rotate {name} --admin-key FILE`"))
         ));
     }
     (!names.is_empty()).then(|| {
         format!(
             "{} was compromised, and former keys of {} that it had are still in use: `vmcryptfs rekey --old-generations --deep \
-             DATASTORE` for each datastore, then `vmcryptfs cluster retire`",
+             DATASTORE` for each datastore, then {}",
             member.host.name,
-            names.join(", ")
+            names.join(", "),
+            for_each(&names, |name| format!("`vmcryptfs cluster retire {name} --datastore DATASTORE --admin-key FILE`"))
         )
     })
+}
+
+/// A command for each provider.
+fn for_each(names: &[&str], command: impl Fn(&str) -> String) -> String {
+    names.iter().map(|name| command(name)).collect::<Vec<_>>().join(" and ")
 }
 
 /// KEKs that keepers could give to a compromised host. The cluster does not know which VMs have other ones since.
@@ -112,7 +119,7 @@ fn of_pushed(session: &Session, member: &Member) -> Option<String> {
         false => format!("; it was a keeper of {kept}: revoke its credentials at the key server"),
     };
     Some(format!(
-        "{} was compromised, and could get the key of each VM of {}: `vmcryptfs rekey --deep` for each of them{revoke}. No host can see \
+        "{} was compromised, and could get the key of each VM of {}: `vmcryptfs rekey --deep VM_FOLDER` for each of them{revoke}. No host can see \
          when that is done: then `vmcryptfs cluster status --seen-to {}` on each host that should no longer say it",
         member.host.name,
         names(&mut pushed.iter()),
@@ -142,7 +149,7 @@ fn of_keepers(session: &Session, pushed: &PushedProvider) -> Option<String> {
     if all.is_empty() {
         return Some(format!(
             "provider {name} has no keeper: hosts get none of its keys. On a host with the credentials of its key server: `vmcryptfs \
-             cluster share {name}`"
+             cluster share {name} --admin-key FILE`"
         ));
     }
     (!late.is_empty()).then(|| {

@@ -319,7 +319,7 @@ fn what_a_compromised_host_could_get_and_its_credentials_are_named() {
     let named = |problem: &String| {
         let words = [
             "h2 was compromised",
-            "each VM of corp: `vmcryptfs rekey --deep`",
+            "each VM of corp: `vmcryptfs rekey --deep VM_FOLDER`",
             "a keeper of corp: revoke its credentials",
         ];
         words.iter().all(|words| problem.contains(words))

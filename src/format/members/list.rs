@@ -10,7 +10,7 @@ use crate::format::header::Header;
 use crate::text::Show;
 
 /// Advice for a disk that its VM's list does not have where it lies.
-const ADVICE: &str = "`vmcryptfs adopt` takes it in if it is to be there";
+const ADVICE: &str = "`vmcryptfs adopt DISK` takes it in if it is to be there";
 
 /// The disks of a VM.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]

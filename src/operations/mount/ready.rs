@@ -55,7 +55,7 @@ pub(super) fn check_source(source: &Path, empty: bool) -> Result<()> {
         _ => Err(Error::new(
             Kind::NotFound,
             format!(
-                "{} holds {}, but no encrypted VM folder: `vmcryptfs encrypt` makes one of a VM, `vmcryptfs \
+                "{} holds {}, but no encrypted VM folder: `vmcryptfs encrypt VM_FOLDER` makes one of a VM, `vmcryptfs \
                  header restore VM_FOLDER FILE --force` brings back a lost vmcryptfs.home, `--empty` mounts it as a datastore without VMs",
                 source.shown(),
                 text::count(entries, "file or folder", "files and folders")
@@ -151,8 +151,14 @@ impl Waiting<'_> {
                 continue;
             }
             drop(fs.served().take_first_found());
-            let of_components =
-                [summary::locked(&all), summary::unusable(&all, &unusable), summary::missing(&unusable)];
+            let source = fs.served().path();
+            let advised: summary::Advised<'_> =
+                &|below, text| scan::advised(below.map(|below| source.join(below)).as_deref(), Some(mountpoint), text);
+            let of_components = [
+                summary::locked(&all, advised),
+                summary::unusable(&all, &unusable, advised),
+                summary::missing(&unusable, advised),
+            ];
             let of_components: Vec<String> = of_components.into_iter().chain([gone_back(fs)]).flatten().collect();
             let hidden: Vec<String> = [without_home(fs), without_sign(fs)].into_iter().flatten().collect();
             if self.required && !(of_components.is_empty() && hidden.is_empty()) {

@@ -66,7 +66,7 @@ const USAGE: Usage = Usage {
               their ids, and fetches them when VMs are mounted. Name every member of its cluster, so that the keys are \
               available while one is down.\n\n\
               The server must know this host's certificate. The files are not copied, and are read again when they \
-              change. The server is not asked yet: `vmcryptfs provider test` does that.",
+              change. The server is not asked yet: `vmcryptfs provider test NAME` does that.",
     example: "vmcryptfs provider add kmip corp --server kms1:5696 --server kms2:5696 --ca ca.pem --cert host.pem --key \
               host.key\n\
               vmcryptfs provider test corp",

@@ -125,7 +125,7 @@ fn mark(unit: &[u8]) -> Mark {
 fn unfinished() -> Error {
     Error::new(
         Kind::Io,
-        "this part of the disk was being re-encrypted when an error stopped it: `vmcryptfs rekey --deep` resumes",
+        "this part of the disk was being re-encrypted when an error stopped it: `vmcryptfs rekey --deep VM_FOLDER` resumes that",
     )
 }
 

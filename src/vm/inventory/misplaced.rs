@@ -12,6 +12,7 @@ use crate::format::members::{MemberList, home_file_for_disk};
 use crate::format::names::DiskNames;
 use crate::progress::GoOn;
 use crate::store::header_area::RESTORE;
+use crate::text::advice::{Places, below_vm_folder};
 use crate::text::{Show, quoted};
 use crate::vm::inventory::{Entry, Inventory, What};
 use crate::vm::owner::{self, Owner};
@@ -119,7 +120,7 @@ impl Inventory {
                     .and_then(|()| expected.list.map_or(Ok(()), |list| list.refuse_path(header.uuid, path)))
             {
                 let found = Found::Disk(header.uuid);
-                misplaced.push(Misplaced { path: path.to_path_buf(), found, message: error.chain() });
+                misplaced.push(Misplaced { path: path.to_path_buf(), found, message: advised(path, &error.chain()) });
             }
         }
         misplaced.sort_by(|a, b| a.path.cmp(&b.path));
@@ -133,9 +134,14 @@ impl Inventory {
             let whole = vm.join(path);
             let entry = self.entries.iter().find(|entry| entry.path.as_os_str() == whole.as_os_str());
             let found = entry.map_or(Some(Found::Nothing), in_place_of_disk)?;
-            Some(Misplaced { path: path.clone(), found, message: describe(path, *disk, found) })
+            Some(Misplaced { path: path.clone(), found, message: advised(path, &describe(path, *disk, found)) })
         })
     }
+}
+
+/// Advice about the disk at a path below the VM folder.
+fn advised(path: &Path, message: &str) -> String {
+    Places { component: Some(&below_vm_folder(path)), ..Places::default() }.put_into(message)
 }
 
 /// What an entry is, unless it is a disk, was one, or cannot be looked at.

@@ -144,7 +144,7 @@ impl States {
     /// Forgets the DEK of a component, if it is the one of this header: a copy that nothing proved is locked by itself.
     pub(super) fn lock(&mut self, header: &UnverifiedHeader) {
         let uuid = header.claims().uuid;
-        let reason = "by command: `vmcryptfs unlock` unlocks it".to_owned();
+        let reason = "by command: `vmcryptfs unlock MOUNTPOINT` unlocks it".to_owned();
         let state = LockState::Locked { kind: Kind::KeyUnavailable, reason, by_command: true };
         let is_proven = self.dek(uuid).is_some_and(|dek| header.clone().verify(&dek).is_ok());
         if is_proven && let Some(proven) = self.proven.get_mut(&uuid) {

@@ -71,7 +71,7 @@ impl Proof {
         let named = self.findings[..self.findings.len() - more].join("; ");
         let more = if more > 0 { format!("; and {more} more") } else { String::new() };
         (!self.findings.is_empty()).then(|| {
-            format!("changed by others than a mount or a verb: {named}{more}; `vmcryptfs accept-rollback` accepts that")
+            format!("changed by others than a mount or a verb: {named}{more}; `vmcryptfs accept-rollback VM_FOLDER` accepts that")
         })
     }
 

@@ -12,6 +12,7 @@ use crate::storage::FileStorage;
 use crate::store::home_file::HomeKeys;
 use crate::store::raw_image::vmdk_error;
 use crate::sys::file::file_beneath;
+use crate::text::advice::below_vm_folder;
 use crate::text::{Show, quoted};
 use crate::vm::inventory::misplaced::Misplaced;
 use crate::vm::open_form::OpenForm;
@@ -75,8 +76,9 @@ pub(super) fn no_sign(paths: &[&Path]) -> String {
         [_] => ("is", "a disk", "an encrypted one", "header was"),
         _ => ("are", "disks", "encrypted ones", "headers were"),
     };
+    let name = if let [only] = paths { quoted(&below_vm_folder(only)) } else { "VM_FOLDER/NAME".into() };
     format!(
-        "no sign of what {} {are}: {disk} in the clear, or {one} whose {header} overwritten, which `vmcryptfs header restore` brings back",
+        "no sign of what {} {are}: {disk} in the clear, or {one} whose {header} overwritten, which `vmcryptfs header restore {name} FILE` brings back",
         names.join(", ")
     )
 }

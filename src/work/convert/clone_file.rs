@@ -135,7 +135,10 @@ impl Copied<'_> {
         };
         let (original, (header, dek)) = SourceFile::claim_with(source.root, &entry.path, Access::Read, open)?;
         if header.transition.is_some() {
-            return Err(Error::new(Kind::Busy, "its deep rekey is not finished: `vmcryptfs rekey --deep` resumes it"));
+            return Err(Error::new(
+                Kind::Busy,
+                "its deep rekey is not finished: `vmcryptfs rekey --deep VM_FOLDER` resumes it",
+            ));
         }
         let sealed_by = Sealing::By(source.keys, Some(disk_id(header.uuid)));
         let values = Attributes::read(original.form.backing(), sealed_by)?;

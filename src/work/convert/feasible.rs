@@ -15,6 +15,7 @@ use crate::sector::{self, SectorSize};
 use crate::store::home_file::{HomeKeys, MAX_TARGET_LEN, VALUE_OVERHEAD, sealed_target_len};
 use crate::sys::file::{file_beneath, folder_beneath, open_beneath};
 use crate::text::Show;
+use crate::text::advice::{Places, below_vm_folder};
 use crate::vm::attributes::{give_owner, give_times};
 use crate::vm::draft::Draft;
 use crate::vm::home_state::HomeState;
@@ -118,6 +119,7 @@ impl<'a> Trial<'a> {
     fn obstacle(&mut self, entry: &Entry) -> Option<Obstacle> {
         let error = self.check(entry).err()?;
         let name = if entry.path.as_os_str().is_empty() { Path::new(".") } else { &entry.path };
+        let error = error.with_places(&Places { component: Some(&below_vm_folder(name)), ..Places::default() });
         Some(Obstacle::new(error.kind(), format!("{}: {}", name.shown(), error.chain())))
     }
 

@@ -183,7 +183,7 @@ fn refuse_other_forms(entry: &Entry, file: &Path, to: StoredAs) -> Result<()> {
         (EntryForm::Clear(_), _) => Err(Error::new(
             Kind::Invalid,
             format!(
-                "{path} is in the clear: `vmcryptfs encrypt` with --disk {} makes it an encrypted disk",
+                "{path} is in the clear: `vmcryptfs encrypt VM_FOLDER --disk {}` makes it an encrypted disk",
                 quoted(file)
             ),
         )),

@@ -313,7 +313,10 @@ impl OpenHome {
         let (dek, in_use) = (keyring::unlock_by(&stored.header, providers)?, stored.in_use);
         let header = stored.header.verify(&dek)?;
         if header.transition.is_some() {
-            return Err(Error::new(Kind::Busy, "its deep rekey is not finished: `vmcryptfs rekey --deep` resumes it"));
+            return Err(Error::new(
+                Kind::Busy,
+                "its deep rekey is not finished: `vmcryptfs rekey --deep VM_FOLDER` resumes it",
+            ));
         }
         let owner = Owner::of(dir, (&header, &dek), &FileLocks, &Memory::of(providers))?;
         owner.allow_changes()?; // what is made of it would be taken for the newest

@@ -12,6 +12,7 @@ use crate::format::header::HOME_FILE;
 use crate::key::ProviderName;
 use crate::store::header_area::RESTORE_HOME;
 use crate::store::home_file::looks_like_sealed_target;
+use crate::text::advice::Places;
 use crate::text::{Show, quoted};
 use crate::vm::home_state::HomeState;
 use crate::vm::inventory::misplaced::{self, Misplaced};
@@ -193,7 +194,8 @@ fn refuse_what_is_encrypted(folder: &ClaimedFolder, entries: &[Entry]) -> Result
             "{} is {what}, in a folder that is not encrypted. If the folder's {HOME_FILE} is lost, {RESTORE_HOME}; if not, move it away first",
             path.shown()
         );
-        return Err(Error::new(Kind::Denied, message));
+        let places = Places { vm_folder: Some(&folder.path), component: Some(&folder.path), mountpoint: None };
+        return Err(Error::new(Kind::Denied, message).with_places(&places));
     }
     Ok(())
 }

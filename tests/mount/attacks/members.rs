@@ -232,7 +232,7 @@ fn a_disk_that_was_renamed_beside_its_mount_is_adopted_by_its_new_name() {
     let mount = host.mount("vm", &[]);
     is_refused(&mount, "moved.raw");
     mount.unmount();
-    assert!(host.log().contains("`vmcryptfs adopt` takes it in"));
+    assert!(host.log().contains("`vmcryptfs adopt DISK` takes it in"));
     host.run(&["adopt", moved]);
     host.refuses(&["adopt", moved], 9, "is one of this VM already");
     let mount = host.mount("vm", &[]);
@@ -496,7 +496,10 @@ fn vms_without_a_list_open_as_before_and_get_one_by_an_upgrade() {
     has(&mount, "a.raw", "b.raw");
     mount.unmount();
     for verb in ["check", "info"] {
-        assert!(host.run(&[verb, host.path("vm")]).contains("`vmcryptfs upgrade` makes"), "{verb}");
+        assert!(
+            host.run(&[verb, host.path("vm")]).contains(&format!("`vmcryptfs upgrade {}` makes", host.path("vm"))),
+            "{verb}"
+        );
     }
     assert!(host.run(&["upgrade", host.path("vm")]).contains("2 in its list"));
     assert!(host.run(&["upgrade", host.path("vm")]).contains("already"));

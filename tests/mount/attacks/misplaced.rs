@@ -182,9 +182,10 @@ fn a_disk_in_the_clear_in_the_place_of_a_disk_is_taken_in_as_its_refusal_says() 
     let plain = vec![7; 1 << 20];
     fs::write(disk, &plain).unwrap();
     for verb in [&["encrypt", vm][..], &["encrypt", vm, "--disk", "root.raw"], &["clone", vm, host.path("copy")]] {
-        let way_out =
-            "`vmcryptfs adopt VM_FOLDER --forget-disk root.raw` takes it out of the list, and leaves the file as it is";
-        host.refuses(verb, 3, way_out);
+        let way_out = format!(
+            "`vmcryptfs adopt {vm} --forget-disk root.raw` takes it out of the list, and leaves the file as it is"
+        );
+        host.refuses(verb, 3, &way_out);
     }
     host.run(&["adopt", vm, "--forget-disk", "root.raw"]);
     assert!(fs::read(disk).unwrap() == plain);
@@ -207,7 +208,7 @@ fn a_disk_of_another_vm_is_not_taken_for_an_encrypted_one_of_this() {
     for name in ["root.raw", "new.raw"] {
         fs::copy(host.path("other/root.raw"), host.path(&format!("vm/{name}"))).unwrap();
         for verb in [&["encrypt", host.path("vm"), "--disk", name][..], &["encrypt", host.path("vm")]] {
-            host.refuses(verb, 3, "`vmcryptfs adopt` takes it in");
+            host.refuses(verb, 3, &format!("`vmcryptfs adopt {}` takes it in", host.path(&format!("vm/{name}"))));
             homes.iter().for_each(|home| host.refuses(verb, 3, home));
         }
     }
