@@ -52,7 +52,7 @@ fn confirm(args: &EraseArgs) -> Result<()> {
     }
     let name = args.component.file_name().unwrap_or(args.component.as_os_str());
     let what = if args.component.is_dir() { "the VM and all its disks" } else { "it" };
-    let doing = format!("destroy {}", name.shown());
+    let doing = format!("destroy {}", args.component.shown());
     confirm::by_name(name, &doing, &format!("This destroys {what} permanently."))
 }
 

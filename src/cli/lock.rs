@@ -6,8 +6,8 @@ use clap::Args;
 
 use crate::cli::{place, status};
 use crate::control::{self, ComponentState, ComponentStatus, Request};
-use crate::error::{Error, Kind, Result};
-use crate::text;
+use crate::error::{Context, Error, Kind, Result};
+use crate::text::{self, Show};
 
 /// Arguments of `unlock`.
 #[derive(Args)]
@@ -64,7 +64,7 @@ fn ask(what: &What, request: impl FnOnce(Option<PathBuf>) -> Request) -> Result<
     let (mountpoint, mut below) = place::mount_of(&what.path)?;
     below.extend(&what.component);
     let below = Some(below).filter(|below| !below.as_os_str().is_empty());
-    let status = control::ask(&mountpoint, &request(below))?;
+    let status = control::ask(&mountpoint, &request(below)).context(|| what.path.shown().to_string())?;
     status::print(what.json, &mountpoint, &status)?;
     Ok(status.components)
 }

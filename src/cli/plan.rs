@@ -36,14 +36,23 @@ struct FileInfo<'a> {
     kind: &'static str,
     detail: &'static str,
     size: u64,
+    plain_size: u64,
     allocated: u64,
     action: &'static str,
 }
 
 impl<'a> FileInfo<'a> {
     fn of(verb: &'static str, file: &'a PlannedFile) -> Self {
-        let PlannedFile { path, kind, detail, len, allocated, .. } = file;
-        Self { path, kind, detail, size: *len, allocated: *allocated, action: action(verb, file) }
+        let PlannedFile { path, kind, detail, len, plain_len, allocated, .. } = file;
+        Self {
+            path,
+            kind,
+            detail,
+            size: *len,
+            plain_size: *plain_len,
+            allocated: *allocated,
+            action: action(verb, file),
+        }
     }
 }
 
@@ -57,7 +66,7 @@ pub(super) fn print(json: bool, verb: &'static str, folder: &Path, plan: &Plan) 
             file.path.shown().to_string(),
             file.kind.to_owned(),
             file.detail.to_owned(),
-            size::show(file.len),
+            size::show(file.plain_len),
             size::show(file.allocated),
             action(verb, file).to_owned(),
         ]

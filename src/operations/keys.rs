@@ -7,7 +7,7 @@ use serde::de::DeserializeOwned;
 
 use crate::control::local;
 use crate::control::vm_task::VmTask;
-use crate::error::{Error, Kind, Result};
+use crate::error::{Context, Error, Kind, Result};
 use crate::event::EventName;
 use crate::gate::{self, Object, Operation, Principal, Trail};
 use crate::key::KeyName;
@@ -33,8 +33,15 @@ impl VmTask {
     /// # Errors
     /// Those of the task; `Io` when the mount's process ends before it has answered.
     pub fn run<O: DeserializeOwned>(self, config: &Path, on_progress: OnProgress<'_>) -> Result<O> {
+        // Of one component the error need not say which; of several it does.
+        let is_of_one = matches!(self, Self::RestoreHeader { .. } | Self::RepairHeader { .. } | Self::Erase { .. });
+        let named = is_of_one.then(|| self.at().shown().to_string());
+        let of = |error: Error| match named {
+            Some(name) => Err(error).context(|| name),
+            None => Err(error),
+        };
         let outcome = match local::serving(self.at())? {
-            Some(serving) => serving.ask(self.moved(serving.below.clone()), on_progress)?,
+            Some(serving) => serving.ask(self.moved(serving.below.clone()), on_progress).or_else(of)?,
             None => {
                 let may_lack_home = matches!(self, Self::RestoreHeader { .. }) && self.at().is_dir();
                 let located = if may_lack_home { Located::home_of(self.at()) } else { Located::find(self.at()) }?;
@@ -45,7 +52,7 @@ impl VmTask {
                     |on_progress: OnProgress<'_>| self.perform(&vm, located.component, Principal::Process, on_progress);
                 match takes_home {
                     true => keeping_manifest(&located.folder, &vm.providers(), Meaning::Anew, on_progress, work)?,
-                    false => work(on_progress)?,
+                    false => work(on_progress).or_else(of)?,
                 }
             }
         };

@@ -20,6 +20,7 @@ use uuid::Uuid;
 use crate::error::{Error, Result};
 use crate::format::erasure::Erasure;
 use crate::format::header::{ComponentKind, Header, NEW_PREFIX, UnverifiedHeader};
+use crate::format::home_file;
 use crate::format::names::DiskNames;
 use crate::format::saved_header::SavedHeader;
 use crate::key::KeyId;
@@ -274,6 +275,20 @@ impl Entry {
     /// Length in bytes of what is stored, if it is known.
     pub fn stored_len(&self) -> u64 {
         self.stat.as_ref().and_then(|stat| u64::try_from(stat.st_size).ok()).unwrap_or(0)
+    }
+
+    /// Length in bytes of the plaintext, as headers that are not verified and the stored length say; 0 where no header tells.
+    pub fn plain_len(&self) -> u64 {
+        let len = self.stored_len();
+        match &self.what {
+            What::Disk(headers) => {
+                let shape = headers.unverified().and_then(|header| header.claims().shape.disk());
+                shape.map_or(0, |shape| shape.plain_len(len))
+            }
+            What::Erased(_) => 0,
+            What::Sealed => home_file::plain_len(len),
+            _ => len,
+        }
     }
 
     /// Bytes that it takes on the medium, if it is known.

@@ -6,7 +6,7 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::format::header::UnverifiedHeader;
 use crate::progress::to_the_end;
 use crate::seen::Point;
-use crate::store::header_area::{self, OtherCopy};
+use crate::store::header_area::{self, OtherCopy, RESTORE};
 use crate::vm::access::VmAccess;
 use crate::vm::component::Component;
 use crate::vm::keyring;
@@ -46,7 +46,11 @@ impl RepairHeader {
         let kind = self.component.kind();
         let claimed = place.claim_exclusive(&self.component, &to_the_end)?;
         let storage = claimed.storage();
-        let stored = header_area::load(storage, kind)?;
+        let stored = header_area::load(storage, kind).map_err(|error| match error.kind() {
+            // A file without any header; of damaged ones the error has the advice.
+            Kind::Invalid => Error::with_source(Kind::Invalid, format!("no header copy is left: {RESTORE}"), error),
+            _ => error,
+        })?;
         let repaired = |done| Ok(ComponentResult::new(&self.component, stored.header.claims().uuid, done));
         let damage = match &stored.other {
             OtherCopy::Same | OtherCopy::Older(_) => {

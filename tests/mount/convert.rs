@@ -429,3 +429,22 @@ fn a_home_file_that_a_full_file_system_left_without_a_header_is_empty_for_every_
         assert_eq!(fs::metadata(host.path(&format!("web01/{name}"))).unwrap().len(), 0, "{name}");
     }
 }
+
+#[test]
+fn a_plan_has_the_size_of_disks_and_files_and_not_that_of_what_is_stored() {
+    let host = Host::new();
+    let vm = folder(&host);
+    fs::write(host.path("vm/root.raw"), vec![7; 2 << 20]).unwrap();
+    for verb in [&["encrypt", vm][..], &["decrypt", vm, "--all"]] {
+        let dry = [verb, &["--dry-run"]].concat();
+        let shown = host.run(&dry);
+        let line = |name: &str| shown.lines().find(|line| line.starts_with(name)).unwrap().to_owned();
+        assert!(line("root.raw").contains(" 2 MiB ") && line("a.txt").contains(" 5 B "), "{shown}");
+        let plan: serde_json::Value = serde_json::from_str(&host.run(&[&dry[..], &["--json"]].concat())).unwrap();
+        let files = plan["files"].as_array().unwrap();
+        let disk = files.iter().find(|file| file["path"] == "root.raw").unwrap();
+        let stored = fs::metadata(host.path("vm/root.raw")).unwrap().len();
+        assert_eq!((disk["plain_size"].as_u64(), disk["size"].as_u64()), (Some(2 << 20), Some(stored)), "{plan}");
+        host.run(verb);
+    }
+}

@@ -322,3 +322,27 @@ fn a_home_header_that_is_lost_is_brought_back_by_header_restore() {
         host.run(&["check", vm]);
     }
 }
+
+#[test]
+fn messages_on_one_component_have_its_path() {
+    let host = Host::with_vm();
+    let [vm, disk, saved] = ["web01", "web01/root.raw", "saved"].map(|name| host.path(name));
+    host.run(&["create-disk", host.path("web01/data.raw"), "--size", "1M"]);
+    host.run(&["header", "backup", host.path("web01/data.raw"), saved]);
+    host.refuses(&["header", "restore", disk, saved], 7, &format!("{disk}: this is component "));
+    host.refuses(&["erase", disk], 2, &format!("refusing to destroy {disk} without"));
+    host.refuses(&["erase", vm], 2, &format!("refusing to destroy {vm} without"));
+    host.refuses(&["rekey", disk, "--old-generations"], 2, &format!("`vmcryptfs rekey --old-generations {vm}`"));
+    std::fs::write(disk, "").unwrap();
+    host.refuses(
+        &["header", "repair", disk],
+        2,
+        &format!("{disk}: no header copy is left: `vmcryptfs header restore`"),
+    );
+    host.refuses(&["erase", disk, "--yes"], 8, &format!("{disk}: nothing to erase: no header copy is left"));
+    let mount = host.mount("web01", &[]);
+    let at = mount.root().display().to_string();
+    for verb in ["lock", "unlock"] {
+        host.refuses(&[verb, &at, "nope"], 8, &format!("{at}: no VM folder or disk nope"));
+    }
+}

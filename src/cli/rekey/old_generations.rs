@@ -45,6 +45,14 @@ struct Failed {
 
 pub(super) fn run(args: &RekeyArgs, config: &Path) -> Result<()> {
     let datastore = &args.folder;
+    if datastore.is_file() {
+        let (disk, folder) = (datastore.shown(), datastore.parent().filter(|parent| !parent.as_os_str().is_empty()));
+        let folder = quoted(folder.unwrap_or(Path::new(".")));
+        let message = format!(
+            "{disk} is a file, expected a datastore or VM folder: `vmcryptfs rekey --old-generations {folder}`"
+        );
+        return Err(Error::new(Kind::Invalid, message));
+    }
     place::refuse_mounted(datastore)?;
     let mut shown = Shown::new()?;
     let looked = |shown: &mut Shown| {

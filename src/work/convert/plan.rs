@@ -30,6 +30,8 @@ pub struct PlannedFile {
     pub detail: &'static str,
     /// Length in bytes as it is.
     pub len: u64,
+    /// Length in bytes in the clear, as far as it is known.
+    pub plain_len: u64,
     /// Bytes that it takes.
     pub allocated: u64,
     /// What is done with it.
@@ -157,7 +159,8 @@ pub(super) fn planned(entry: &Entry, action: Action, as_disk: bool) -> PlannedFi
         EntryForm::FormNeutral => ("file", "nothing to encrypt"),
         EntryForm::UnreadableOrForeign => ("file", "encrypted file of another home, or damaged"),
     };
-    PlannedFile { path: entry.path.clone(), kind, detail, len: entry.len(), allocated: entry.allocated(), action }
+    let (len, plain_len, allocated) = (entry.len(), entry.plain_len, entry.allocated());
+    PlannedFile { path: entry.path.clone(), kind, detail, len, plain_len, allocated, action }
 }
 
 /// Extra space in the course of replacing files one by one: what all before have grown by, and the next one beside its

@@ -93,7 +93,7 @@ mod tests {
         let entry = |(number, name): (usize, &&str)| {
             let mut stat = rustix::fs::stat("/").unwrap();
             (stat.st_ino, stat.st_nlink) = (number as u64, 1);
-            Entry { path: name.into(), found: EntryForm::Clear(kind(name)), stat, erased: None }
+            Entry { path: name.into(), found: EntryForm::Clear(kind(name)), stat, plain_len: 0, erased: None }
         };
         names.iter().enumerate().map(entry).collect()
     }

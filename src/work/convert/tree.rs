@@ -51,6 +51,8 @@ pub(super) struct Entry {
     pub(super) path: PathBuf,
     pub(super) found: EntryForm,
     pub(super) stat: Stat,
+    /// Length in bytes in the clear, as far as it is known.
+    pub(super) plain_len: u64,
     /// Of a disk that was erased.
     pub(super) erased: Option<Erasure>,
 }
@@ -156,11 +158,13 @@ struct Folder<'a> {
 impl Folder<'_> {
     fn list(&self, inventory: Inventory, go_on: &GoOn<'_>) -> Result<Vec<Entry>> {
         let found = inventory.entries.into_iter();
-        let entry = |found: inventory::Entry| go_on().and_then(|()| self.entry(found.path, found.what, found.stat));
+        let entry = |found: inventory::Entry| go_on().and_then(|()| self.entry(found));
         found.filter(|entry| !entry.reserved).map(entry).collect()
     }
 
-    fn entry(&self, path: PathBuf, what: What, stat: Option<Stat>) -> Result<Entry> {
+    fn entry(&self, found: inventory::Entry) -> Result<Entry> {
+        let plain_len = found.plain_len();
+        let inventory::Entry { path, what, stat, .. } = found;
         let refuse = |why: &str| Err(Error::new(Kind::Denied, format!("{} {why}", path.shown())));
         let (what, stat) = match (what, stat) {
             (What::Unreadable(error), _) => {
@@ -181,7 +185,7 @@ impl Folder<'_> {
         };
         let erased = if let What::Erased(mark) = what { Some(mark) } else { None };
         let found = self.form(&path, what, &stat).context(|| path.shown().to_string())?;
-        Ok(Entry { path, found, stat, erased })
+        Ok(Entry { path, found, stat, plain_len, erased })
     }
 
     fn form(&self, path: &Path, what: What, stat: &Stat) -> Result<EntryForm> {
