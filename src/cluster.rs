@@ -10,6 +10,7 @@ mod admins;
 pub mod board;
 mod change;
 mod exchange;
+pub mod exposed;
 pub mod host;
 pub mod join;
 pub mod kept;

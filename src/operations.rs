@@ -12,6 +12,7 @@ pub mod create;
 pub mod dump;
 pub mod erase;
 pub mod events;
+pub mod exposed;
 pub mod header;
 pub mod in_use;
 pub mod key_hosts;

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
+use uuid::Uuid;
 use zeroize::Zeroizing;
 
 use crate::cli::progress::perform;
@@ -26,6 +27,7 @@ use crate::key::ProviderName;
 use crate::operations::cluster::{
     AdminKeys, ApproveHost, InitCluster, JoinCluster, MakeToken, ShareProvider, Shared, SyncCluster, kernel_name,
 };
+use crate::operations::exposed;
 use crate::text::{self, Show};
 
 /// Longest token that is read, in bytes.
@@ -223,10 +225,10 @@ pub(super) struct SyncArgs {}
 /// Arguments of `cluster status`.
 #[derive(Args)]
 #[command(after_help = "Example:\n  vmcryptfs cluster status\n\n\
-    Lines that begin with TO DO are for an admin. Those about keys that keepers pushed to a compromised host end by --seen-to, on \
-    this host: when each of its VMs has another key is known to people only.")]
+    Lines that begin with TO DO are for an admin. Those about a removed host that no host can see the end of end by --seen-to, on \
+    this host: when each VM has another key that keepers pushed to it, for example, is known to people only.")]
 pub(super) struct StatusArgs {
-    /// Note on this host that all VMs whose keys this compromised host could get from keepers have other keys
+    /// Note on this host that what is asked about this removed host is done
     #[arg(long, value_name = "HOST", value_parser = host_name)]
     seen_to: Option<Name>,
     /// Print JSON
@@ -272,7 +274,7 @@ fn init(args: &InitArgs, config: &Path) -> Result<()> {
     eprintln!(
         "To share a native provider with the hosts to come:\n  vmcryptfs cluster share PROVIDER --admin-key FILE"
     );
-    Ok(())
+    sync(config)
 }
 
 fn token(args: &TokenArgs, config: &Path) -> Result<()> {
@@ -334,12 +336,19 @@ fn share(args: &ShareArgs, config: &Path) -> Result<()> {
 }
 
 fn sync(config: &Path) -> Result<()> {
+    exchange(config).map(drop)
+}
+
+/// Takes and leaves keys. Returns the providers whose new keys this host makes by another primary key from now on.
+fn exchange(config: &Path) -> Result<Vec<ProviderName>> {
     let Exchanged { standing, epoch, received, sent, awaited, made_current, wiped, evicted, failed, unsaid } =
         perform(SyncCluster { config, keys: None, open: &Session::open, renew: Duration::ZERO })?;
     received.iter().for_each(|(provider, primary)| println!("{provider}: received primary key {primary}"));
     sent.iter().for_each(|(provider, host)| println!("{provider}: sealed its primary key to host {host}"));
-    let made = |(provider, primary)| println!("{provider}: new keys are made by primary key {primary} from now on");
-    made_current.iter().map(|(provider, primary)| (provider, primary)).for_each(made);
+    let made = |(provider, primary): &(ProviderName, Uuid)| {
+        println!("{provider}: new keys are made by primary key {primary} from now on")
+    };
+    made_current.iter().for_each(made);
     wiped.iter().for_each(|(provider, primary)| println!("{provider}: wiped primary key {primary}"));
     match standing {
         Standing::Pending => eprintln!("This host has asked to join; no admin has approved it yet."),
@@ -353,14 +362,14 @@ fn sync(config: &Path) -> Result<()> {
             let names: Vec<&str> = awaited.iter().map(ProviderName::as_str).collect();
             eprintln!("Not here yet: {}. A host that has it leaves it by `vmcryptfs cluster sync`.", names.join(", "));
         }
-        Standing::Active if unsaid.is_none() => {
+        Standing::Active if unsaid.is_none() && failed.is_empty() => {
             println!("this host has done what document {epoch} of the cluster asks")
         }
         Standing::Active => {}
     }
     match failed.into_iter().next() {
         Some((provider, error)) => Err(error).context(|| format!("provider {provider} of the cluster")),
-        None => unsaid.map_or(Ok(()), Err),
+        None => unsaid.map_or_else(|| Ok(made_current.into_iter().map(|(provider, _)| provider).collect()), Err),
     }
 }
 
@@ -369,11 +378,13 @@ fn status(args: &StatusArgs, config: &Path) -> Result<()> {
     if let Some(host) = &args.seen_to {
         let host = session.see_to(host)?;
         eprintln!(
-            "On this host, `vmcryptfs cluster status` no longer says what to do about keys that were pushed to {} ({}).",
+            "On this host, `vmcryptfs cluster status` no longer says what to do about {} ({}), which was removed.",
             host.name, host.uuid
         );
     }
-    let status = ClusterStatus::of(&session)?;
+    drop(session);
+    exposed::forget_rekeyed(config)?;
+    let status = ClusterStatus::of(&Session::open(config)?)?;
     if args.json {
         return out::json(&status);
     }

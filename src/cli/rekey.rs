@@ -14,8 +14,10 @@ use crate::control::vm_task::VmTask;
 use crate::error::{Context, Error, Kind, Result};
 use crate::format::header::HOME_FILE;
 use crate::key::KeyName;
+use crate::operations::exposed;
 use crate::operations::key_hosts::{KeyHosts, describe};
 use crate::sys::process;
+use crate::text::{Show, quoted};
 use crate::vm::in_use::KeyHost;
 use crate::work::ComponentResult;
 use crate::work::rekey::{Rekey, Rekeyed, Rewrapped};
@@ -75,7 +77,8 @@ fn shallow(args: &RekeyArgs, config: &Path) -> Result<()> {
     let task = VmTask::Rekey { folder: args.folder.clone(), task };
     let rekeyed: Rekeyed = task.run(config, &mut |progress| shown.advanced(progress))?;
     drop(shown);
-    print(args, &rekeyed, hosts_of(&rekeyed.key, config))
+    let exposed_to = exposed_to(&args.folder, &rekeyed, config);
+    print(args, &Report { rekeyed: &rekeyed, hosts: hosts_of(&rekeyed.key, config), exposed_to })
 }
 
 /// The hosts of this host's cluster that have a key, where that is known and the cluster shares it.
@@ -86,6 +89,24 @@ fn hosts_of(key: &KeyName, config: &Path) -> Option<Vec<KeyHost>> {
     hosts.ok().flatten()?.with_one_of(std::iter::once(key))
 }
 
+/// The compromised hosts that could read the data keys, which are as they were: noted on this host, and said here.
+fn exposed_to(vm: &Path, rekeyed: &Rekeyed, config: &Path) -> Option<String> {
+    let noted = exposed::note(config, vm, rekeyed);
+    let hosts = noted.unwrap_or_else(|error| {
+        eprintln!("Whether a compromised host could read the data keys is not known: {}", error.chain());
+        None
+    });
+    if let Some(hosts) = &hosts {
+        eprintln!(
+            "{}: its data keys are as they were, and {hosts} could read them before being removed: \
+             `vmcryptfs rekey --deep {}` makes others",
+            vm.shown(),
+            quoted(vm)
+        );
+    }
+    hosts
+}
+
 /// What a rekey did, and for whom. Field names are part of the stable JSON output.
 #[derive(Serialize)]
 struct Report<'a> {
@@ -93,6 +114,9 @@ struct Report<'a> {
     rekeyed: &'a Rekeyed,
     #[serde(skip_serializing_if = "Option::is_none")]
     hosts: Option<Vec<KeyHost>>,
+    /// Names of compromised hosts that could read the data keys.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    exposed_to: Option<String>,
 }
 
 /// The disks that are listed, below the VM folder.
@@ -100,11 +124,12 @@ fn disks(args: &RekeyArgs) -> Vec<PathBuf> {
     args.disks.iter().map(|disk| place::below(&args.folder, disk)).collect()
 }
 
-fn print(args: &RekeyArgs, rekeyed: &Rekeyed, hosts: Option<Vec<KeyHost>>) -> Result<()> {
+fn print(args: &RekeyArgs, report: &Report<'_>) -> Result<()> {
     if args.json {
-        out::json(&Report { rekeyed, hosts })?;
-        return rekeyed.passed_over.check();
+        out::json(report)?;
+        return report.rekeyed.passed_over.check();
     }
+    let rekeyed = report.rekeyed;
     let row = |component: &ComponentResult<Rewrapped>| {
         let former = component.done.former_key.as_ref().map_or_else(|| "-".to_owned(), KeyName::to_string);
         [place::shown(&args.folder, component.component.path()), component.kind.word().to_owned(), former]
@@ -112,8 +137,8 @@ fn print(args: &RekeyArgs, rekeyed: &Rekeyed, hosts: Option<Vec<KeyHost>>) -> Re
     table::print(["COMPONENT", "KIND", "FORMER KEY"], &rekeyed.components.iter().map(row).collect::<Vec<_>>());
     let done = if rekeyed.resumed { "Finished the interrupted rekey. " } else { "" };
     println!("{done}New key: {}", rekeyed.key);
-    if let Some(hosts) = hosts {
-        println!("It opens on {}", describe(&hosts));
+    if let Some(hosts) = &report.hosts {
+        println!("It opens on {}", describe(hosts));
     }
     rekeyed.passed_over.lines().for_each(|line| eprintln!("{}", place::advised(&args.folder, &line)));
     rekeyed.passed_over.check()

@@ -208,6 +208,7 @@ impl Session {
         if standing == Standing::Pending {
             return done;
         }
+        self.remember_wiped();
         done.failed.extend(keys.forget_others(self.document()));
         let mut holds = Vec::new();
         for shared in &self.document().providers {

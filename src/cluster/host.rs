@@ -29,8 +29,10 @@ const FORM: SecretFile =
 /// Version of what the host knows of its cluster.
 const VERSION: u16 = 1;
 const MAX_MEMBERSHIP_LEN: u64 = 64 * 1024;
-/// Longest list of hosts that were seen to, in bytes: more than a document has members.
-const MAX_SEEN_TO_LEN: u64 = 1 << 20;
+/// Longest list of hosts, in bytes: more than a document has members.
+const MAX_HOSTS_LEN: u64 = 1 << 20;
+const SEEN_TO: &str = "seen-to.json";
+const WIPED: &str = "wiped.json";
 
 /// The folder in which a host with this configuration keeps it: `/var/lib/vmcryptfs/host`, or beside the configuration
 /// where that is another one than root's usual one.
@@ -314,15 +316,12 @@ impl HostFiles {
         private_file::replace(&self.contact_path(), &[time.to_millis().as_bytes(), b"\n"])
     }
 
-    /// Removed hosts whose pushed KEKs need nothing more: an admin said so on this host.
+    /// Hosts about which an admin has said on this host that what status asks is done.
     ///
     /// # Errors
-    /// `Denied` when others can change it, `Corrupt`, `Io`.
+    /// `Denied` when others can change the file, `Corrupt`, `Io`.
     pub(super) fn seen_to(&self) -> Result<BTreeSet<Uuid>> {
-        let path = self.seen_to_path();
-        let Some(bytes) = private_file::read_if_there(MAX_SEEN_TO_LEN, &path)? else { return Ok(BTreeSet::new()) };
-        serde_json::from_slice(&bytes)
-            .map_err(|error| Error::with_source(Kind::Corrupt, format!("{} is damaged", path.shown()), error))
+        self.hosts_in(SEEN_TO)
     }
 
     /// Adds one of them.
@@ -330,15 +329,40 @@ impl HostFiles {
     /// # Errors
     /// As [`seen_to`](Self::seen_to).
     pub(super) fn keep_seen_to(&self, host: Uuid) -> Result<()> {
-        let mut hosts = self.seen_to()?;
-        hosts.insert(host);
-        let bytes = serde_json::to_vec(&hosts)
-            .map_err(|error| Error::with_source(Kind::Invalid, "UUIDs that have no JSON form", error))?;
-        private_file::replace(&self.seen_to_path(), &[&bytes])
+        self.keep_host_in(SEEN_TO, host)
     }
 
-    fn seen_to_path(&self) -> PathBuf {
-        self.folder.join("seen-to.json")
+    /// Removed hosts that have said, as this host has seen, that they wiped their keys: a board may lose that.
+    ///
+    /// # Errors
+    /// As [`seen_to`](Self::seen_to).
+    pub(super) fn wiped(&self) -> Result<BTreeSet<Uuid>> {
+        self.hosts_in(WIPED)
+    }
+
+    /// Adds one of them.
+    ///
+    /// # Errors
+    /// As [`seen_to`](Self::seen_to).
+    pub(super) fn keep_wiped(&self, host: Uuid) -> Result<()> {
+        self.keep_host_in(WIPED, host)
+    }
+
+    fn hosts_in(&self, name: &str) -> Result<BTreeSet<Uuid>> {
+        let path = self.folder.join(name);
+        let Some(bytes) = private_file::read_if_there(MAX_HOSTS_LEN, &path)? else { return Ok(BTreeSet::new()) };
+        serde_json::from_slice(&bytes)
+            .map_err(|error| Error::with_source(Kind::Corrupt, format!("{} is damaged", path.shown()), error))
+    }
+
+    fn keep_host_in(&self, name: &str, host: Uuid) -> Result<()> {
+        let mut hosts = self.hosts_in(name)?;
+        if !hosts.insert(host) {
+            return Ok(());
+        }
+        let bytes = serde_json::to_vec(&hosts)
+            .map_err(|error| Error::with_source(Kind::Invalid, "UUIDs that have no JSON form", error))?;
+        private_file::replace(&self.folder.join(name), &[&bytes])
     }
 
     fn contact_path(&self) -> PathBuf {

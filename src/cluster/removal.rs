@@ -43,22 +43,18 @@ pub(super) fn pushed_to<'d>(document: &'d Document, member: &Member) -> impl Ite
 }
 
 impl Session {
-    /// Notes on this host that what [`ClusterStatus`](super::status::ClusterStatus) asks to be done about pushed KEKs of a removed host
-    /// is done. No host can see that by itself.
+    /// Notes on this host that what [`ClusterStatus`](super::status::ClusterStatus) asks to be done about a removed host is done. No host can
+    /// see all of that by itself.
     ///
     /// # Errors
-    /// `NotFound` when no such host was removed as a compromised one, `Invalid` when several were, `Io`.
+    /// `NotFound` when no such host was removed, `Invalid` when several were, `Io`.
     pub fn see_to(&self, name: &Name) -> Result<HostIdentity> {
-        let is_meant = |member: &&Member| {
-            member.state == MemberState::Removed && member.removal.compromised && member.host.is_meant_by(name.as_str())
-        };
+        let is_meant =
+            |member: &&Member| member.state == MemberState::Removed && member.host.is_meant_by(name.as_str());
         let removed: Vec<&Member> = self.document().members.iter().filter(is_meant).collect();
         let [member] = removed.as_slice() else {
             return Err(match removed.len() {
-                0 => Error::new(
-                    Kind::NotFound,
-                    format!("no host {name} was removed from the cluster as a compromised one"),
-                ),
+                0 => Error::new(Kind::NotFound, format!("no host {name} was removed from the cluster")),
                 _ => Error::new(Kind::Invalid, format!("several hosts {name} were removed: say which by its UUID")),
             });
         };

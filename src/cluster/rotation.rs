@@ -129,6 +129,26 @@ impl Session {
         }
     }
 
+    /// Why this host makes no new keys by the newest primary key of a provider, where that is so.
+    pub fn why_newest_is_awaited(&self, shared: &SharedProvider) -> Option<String> {
+        let newest = shared.newest().primary;
+        let own = self.own()?;
+        if self.says_to_make(own, newest) {
+            return None;
+        }
+        let (number, name) = (shared.generations.len(), &shared.name);
+        let lacks = self.hosts_where(|member| member.host.uuid != own.host.uuid && !self.says_to_have(member, newest));
+        Some(match lacks.is_empty() {
+            false => format!(
+                "generation {number} of {name} is not confirmed yet by {lacks}, so no new keys are made by it: run `vmcryptfs cluster \
+                 sync` there, then on this host, and then this again"
+            ),
+            true => format!(
+                "this host does not make keys by generation {number} of {name} yet: run `vmcryptfs cluster sync`, and then this again"
+            ),
+        })
+    }
+
     /// Refuses to make a key for a provider of which this host has none: nothing would be made by it here, and it may be another one.
     pub(super) fn require_one_key(&self, keys: &dyn SharedKeys, shared: &SharedProvider) -> Result<()> {
         for generation in shared.in_use() {

@@ -106,6 +106,27 @@ impl Session {
         ((1..=MAX_LEN).contains(&said.len()) && said.chars().all(is_version)).then_some(said)
     }
 
+    /// Whether a host was removed, and has said since that it has wiped its keys, now or before the board lost it.
+    pub(super) fn knows_to_have_wiped(&self, member: &Member) -> bool {
+        let uuid = member.host.uuid;
+        if member.state != MemberState::Removed || self.files.wiped().is_ok_and(|wiped| wiped.contains(&uuid)) {
+            return member.state == MemberState::Removed;
+        }
+        let said = self.ack_of(member).ok().flatten();
+        let says_so = said.is_some_and(|ack| ack.epoch >= member.since && ack.holds.is_empty());
+        if says_so {
+            let _ = self.files.keep_wiped(uuid); // where it cannot be remembered, the board still says it
+        }
+        says_so
+    }
+
+    /// Remembers which removed hosts have said that they wiped their keys.
+    pub(super) fn remember_wiped(&self) {
+        for member in &self.document().members {
+            self.knows_to_have_wiped(member);
+        }
+    }
+
     /// Whether this host was removed, and has said since that it has wiped its keys.
     pub(super) fn has_wiped(&self) -> bool {
         self.own().is_some_and(|own| {

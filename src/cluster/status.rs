@@ -220,7 +220,7 @@ impl HostStatus {
         let state = match (member.state, ack.as_ref()) {
             (MemberState::Active, Some(ack)) if has_all && ack.epoch == document.epoch => HostState::Ready,
             (MemberState::Active, _) => HostState::Behind,
-            (MemberState::Removed, Some(ack)) if ack.epoch >= member.since && ack.holds.is_empty() => HostState::Wiped,
+            (MemberState::Removed, _) if session.knows_to_have_wiped(member) => HostState::Wiped,
             (MemberState::Removed, _) if member.removal.presumed_destroyed => HostState::PresumedDestroyed,
             (MemberState::Removed, _) => HostState::Removed,
         };

@@ -9,6 +9,7 @@ use uuid::Uuid;
 use zeroize::Zeroizing;
 
 use super::dump::refuse_host_primaries;
+use super::exposed::refuse_exposed;
 use super::in_use::refuse_primaries_in_use;
 use super::provider::Passphrase;
 use crate::cluster::admin_key::{self, SealedAdminKey};
@@ -426,6 +427,7 @@ impl Operation for RetireGenerations<'_> {
         refuse_host_primaries(&primaries, self.config)?;
         let looked_at = refuse_primaries_in_use(&primaries, self.datastores, self.on_saved_header)?;
         let (mut session, admins) = self.admin.begin(self.config)?;
+        refuse_exposed(&session, self.provider, self.datastores)?;
         session.retire(&admins, self.provider, &old)?;
         let shown: Vec<String> = old.iter().map(|old| format!("generation {} ({})", old.number, old.primary)).collect();
         trail.event().reason(format!("{}; looked at {}", shown.join(", "), looked_at.describe()));

@@ -46,11 +46,11 @@ impl Backup {
     /// Takes the primary key of a configured provider, to be backed up.
     ///
     /// # Errors
-    /// `NotFound` when no such provider is configured; those of [`PrimaryKey::load`].
+    /// `NotFound` when no such provider is configured; those of [`Generations::current`].
     pub fn of(config: &Path, provider: &ProviderName) -> Result<Self> {
         let configured = Config::load(config)?;
         let settings = primary_key_of(configured.settings(provider)?)?;
-        let primary = PrimaryKey::load(&settings.primary_key_of(config))?;
+        let primary = Generations::of(settings.primary_key_of(config)).current()?;
         Ok(Self { provider: provider.clone(), primary })
     }
 

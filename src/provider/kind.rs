@@ -12,8 +12,9 @@ use toml::Table;
 use toml::de::ValueDeserializer;
 use uuid::Uuid;
 
+use super::generations::Generations;
 use super::kek_share::KekShare;
-use super::primary_key::{self, PrimaryKey};
+use super::primary_key;
 use super::sealed_share::SealedShare;
 use super::{KeyProvider, private_file, round_trip};
 use crate::error::{Context, Error, Kind, Result};
@@ -351,7 +352,7 @@ impl Configured<'_> {
         match self.settings.primary_key()? {
             Some(settings) => {
                 self.kek_share()?;
-                PrimaryKey::load(&settings.primary_key_of(self.config)).map(|primary| Some(primary.uuid()))
+                Generations::of(settings.primary_key_of(self.config)).current().map(|primary| Some(primary.uuid()))
             }
             None => self.open().map(|_| None),
         }

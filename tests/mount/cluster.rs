@@ -46,6 +46,9 @@ fn a_vm_of_one_host_opens_on_another_until_that_is_removed() {
 
     first.refuses(&["cluster", "status"], 8, "this host is in no cluster");
     admin.run(&first, &["init", "prod", "--board", &place, "--name", "kvm1"]);
+    let status = first.run(&["cluster", "status"]);
+    assert!(!status.contains("TO DO"), "{status}");
+    second.refuses(&["cluster", "join"], 2, "nothing was given, expected the line that `vmcryptfs cluster token");
     first.run(&["provider", "add", "native", "shared"]);
     admin.run(&first, &["share", "shared"]);
     first.run(&["create", first.path("web01")]);
@@ -81,6 +84,8 @@ fn a_vm_of_one_host_opens_on_another_until_that_is_removed() {
     let why = second.try_run(&["check", first.path("web01/root.raw")]);
     let why = String::from_utf8_lossy(&why.stdout);
     assert!(why.contains("was wiped, as the cluster of this host asked") && !why.contains("backup"), "{why}");
+    let list = second.try_run(&["provider", "list"]);
+    assert!(String::from_utf8_lossy(&list.stderr).contains("was wiped, as the cluster of this host asked"), "{list:?}");
     first.run(&["check", first.path("web01/root.raw")]);
 
     let key = fs::read(first.path("config/keys/shared.key")).unwrap();
@@ -131,6 +136,8 @@ fn a_primary_key_is_rotated_and_the_former_one_retired_while_a_vm_runs() {
     let rotated = admin.run(&first, &["rotate", "shared"]);
     assert!(rotated.contains("generation 2 of provider shared is primary key"), "{rotated}");
     let retire = admin.args(&["retire", "shared", "--datastore", vms]);
+    let old = ["rekey", "--old-generations", vms];
+    first.refuses(&old, 7, "generation 2 of shared is not confirmed yet by kvm2");
     // Before anything is looked at: a VM that a host makes in the meantime would be lost.
     first.refuses(&retire, 7, "did not confirm to make new keys of provider shared");
     second.run(&["cluster", "sync"]);
@@ -163,4 +170,61 @@ fn a_primary_key_is_rotated_and_the_former_one_retired_while_a_vm_runs() {
     for host in [&first, &second] {
         assert!(walk(host.path("config/keys/shared.former")).is_empty());
     }
+}
+
+/// A rekey of keys leaves the data keys, which a host that was compromised may have: that is said until a deep rekey ends it.
+#[test]
+fn data_keys_that_a_compromised_host_could_read_are_named_until_they_are_replaced() {
+    let (first, second) = (bare(), bare());
+    let (board, vms, vm) = (first.path("board"), first.path("vms"), first.path("vms/web 01"));
+    fs::create_dir(board).unwrap();
+    fs::create_dir(vms).unwrap();
+    fs::write(first.path("passphrase"), "correct horse\n").unwrap();
+    let admin = Admin { key: first.path("admin.key"), passphrase: first.path("passphrase") };
+    admin.run(&first, &["init", "prod", "--board", &format!("folder:{board}"), "--name", "kvm1"]);
+    first.run(&["provider", "add", "native", "shared"]);
+    admin.run(&first, &["share", "shared"]);
+    fs::write(second.path("token"), admin.run(&first, &["token"])).unwrap();
+    second.run(&["cluster", "join", "--token-file", second.path("token"), "--name", "kvm2"]);
+    admin.run(&first, &["approve", "kvm2"]);
+    first.run(&["create", vm]);
+    second.run(&["cluster", "sync"]);
+    admin.run(&first, &["remove", "kvm2", "--compromised"]);
+    second.run(&["cluster", "sync"]);
+    // One of the VMs was rekeyed by itself.
+    first.run(&["create", first.path("vms/new")]);
+    let rekeyed = first.try_run(&["rekey", "--old-generations", vms]);
+    let said = String::from_utf8_lossy(&rekeyed.stderr).into_owned();
+    let advice = format!("`vmcryptfs rekey --deep '{vm}'`");
+    assert!(said.contains("kvm2 could read them") && said.contains(&advice) && !said.contains("vms/new"), "{said}");
+    let retire = admin.args(&["retire", "shared", "--datastore", vms]);
+    first.refuses(&retire, 7, &format!("1 VM still has data keys that kvm2 could read: {advice}"));
+    let status = || first.run(&["cluster", "status"]);
+    assert!(status().contains(&advice), "{}", status());
+    first.run(&["rekey", "--deep", vm]);
+    assert!(!status().contains("data keys"), "{}", status());
+    first.run(&retire);
+    assert!(!status().contains("TO DO"), "{}", status());
+
+    // What hosts have said is lost with the board, but not that one has wiped its keys.
+    fs::remove_dir_all(board).unwrap();
+    fs::create_dir(board).unwrap();
+    first.refuses(&["cluster", "status"], 8, "`vmcryptfs cluster accept-board --admin-key FILE`");
+    admin.run(&first, &["accept-board"]);
+    first.run(&["cluster", "sync"]);
+    assert!(status().contains("removed, keys wiped") && !status().contains("TO DO"), "{}", status());
+}
+
+#[test]
+fn a_cluster_of_one_makes_keys_by_a_new_primary_key_at_once_and_says_only_that() {
+    let host = bare();
+    fs::create_dir(host.path("board")).unwrap();
+    fs::write(host.path("passphrase"), "correct horse\n").unwrap();
+    let admin = Admin { key: host.path("admin.key"), passphrase: host.path("passphrase") };
+    admin.run(&host, &["init", "prod", "--board", &format!("folder:{}", host.path("board")), "--name", "kvm1"]);
+    host.run(&["provider", "add", "native", "shared"]);
+    admin.run(&host, &["share", "shared"]);
+    let rotated = host.try_run(&admin.args(&["rotate", "shared"]));
+    let (out, err) = (String::from_utf8_lossy(&rotated.stdout), String::from_utf8_lossy(&rotated.stderr));
+    assert!(out.contains("new keys are made by") && !err.contains("New keys are made by it once"), "{out}{err}");
 }

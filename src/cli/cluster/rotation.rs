@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
-use super::{AdminArgs, sync};
+use super::{AdminArgs, exchange, sync};
 use crate::cli::place;
 use crate::cli::progress::perform;
 use crate::cli::provider::passphrase::Purpose;
@@ -56,10 +56,12 @@ pub(super) fn rotate(args: &RotateArgs, config: &Path) -> Result<()> {
     let rotated =
         args.admin.with_keys(Purpose::Enter, |admin| perform(RotateProvider { provider, at_once, admin, config }))?;
     println!("generation {} of provider {provider} is primary key {}", rotated.number, rotated.primary);
-    sync(config)?;
-    eprintln!(
-        "New keys are made by it once all hosts have confirmed it (`vmcryptfs cluster status`). Then, for each datastore:"
-    );
+    match exchange(config)?.contains(provider) {
+        true => eprintln!("For each datastore:"),
+        false => eprintln!(
+            "New keys are made by it once all hosts have confirmed it (`vmcryptfs cluster status`). Then, for each datastore:"
+        ),
+    }
     eprintln!("  vmcryptfs rekey --old-generations DATASTORE");
     eprintln!("It is not backed up yet:\n  vmcryptfs provider backup {provider} FILE");
     Ok(())

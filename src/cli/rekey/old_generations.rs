@@ -4,13 +4,13 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use super::RekeyArgs;
+use super::{RekeyArgs, exposed_to};
 use crate::cli::progress::Shown;
 use crate::cli::{out, place};
 use crate::control::vm_task::VmTask;
 use crate::error::{Error, Kind, Result};
 use crate::key::KeyName;
-use crate::operations::old_generations::search;
+use crate::operations::old_generations::{Rotations, search};
 use crate::progress::{Looking, Progress};
 use crate::provider::Providers;
 use crate::text::{self, Show, quoted};
@@ -27,6 +27,12 @@ struct Report {
     failed: Vec<Failed>,
     /// What was rekeyed and has a former key in a further slot.
     remaining: Vec<String>,
+    /// What was rekeyed and has data keys that a compromised host could read.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    exposed: Vec<String>,
+    /// Why VMs have keys of a former primary key which cannot be replaced yet.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    awaited: Vec<String>,
 }
 
 #[derive(Serialize)]
@@ -54,19 +60,22 @@ pub(super) fn run(args: &RekeyArgs, config: &Path) -> Result<()> {
         return Err(Error::new(Kind::Invalid, message));
     }
     place::refuse_mounted(datastore)?;
+    let rotations = Rotations::of(config)?;
     let mut shown = Shown::new()?;
     let looked = |shown: &mut Shown| {
         let on_progress = &mut |progress: &Progress| shown.advanced(progress);
         let looking = Looking::new(on_progress);
-        search(datastore, &Providers::load(config)?, &|| looking.tell())
+        search(datastore, &Providers::load(config)?, &rotations, &|| looking.tell())
     };
     let old = looked(&mut shown)?;
-    let mut report = Report::default();
+    let mut report = Report { awaited: old.awaited.into_iter().collect(), ..Report::default() };
     for path in old.found {
         match rekey(args, &path, config, &mut shown) {
-            Ok((key, passed_over)) => {
-                report.rekeyed.push(Replaced { path: path.shown().to_string(), key });
-                report.failed.extend(passed_over.lines().map(|line| failed(&path, Kind::Corrupt, line)));
+            Ok(done) => {
+                report.failed.extend(done.passed_over.lines().map(|line| failed(&path, Kind::Corrupt, line)));
+                let path = path.shown().to_string();
+                report.exposed.extend(done.is_exposed.then(|| path.clone()));
+                report.rekeyed.push(Replaced { path, key: done.key });
             }
             Err(error) if error.kind() == Kind::Stopped => return Err(error),
             Err(error) => report.failed.push(failed(&path, error.kind(), error.chain())),
@@ -84,16 +93,25 @@ fn failed(path: &Path, kind: Kind, reason: String) -> Failed {
     Failed { path: path.shown().to_string(), reason, kind }
 }
 
-fn rekey(args: &RekeyArgs, path: &Path, config: &Path, shown: &mut Shown) -> Result<(KeyName, PassedOver)> {
+/// What became of one VM.
+struct Done {
+    key: KeyName,
+    passed_over: PassedOver,
+    /// Whether a compromised host could read the data keys that the new key wraps.
+    is_exposed: bool,
+}
+
+fn rekey(args: &RekeyArgs, path: &Path, config: &Path, shown: &mut Shown) -> Result<Done> {
     let folder: PathBuf = path.to_path_buf();
     if args.deep {
         let task = VmTask::DeepRekey { folder, task: DeepRekey { rate: args.rate, ..DeepRekey::default() } };
-        return task
-            .run(config, &mut |progress| shown.advanced(progress))
-            .map(|done: DeepRekeyed| (done.key, done.passed_over));
+        let done: DeepRekeyed = task.run(config, &mut |progress| shown.advanced(progress))?;
+        return Ok(Done { key: done.key, passed_over: done.passed_over, is_exposed: false });
     }
     let task = VmTask::Rekey { folder, task: Rekey::default() };
-    task.run(config, &mut |progress| shown.advanced(progress)).map(|done: Rekeyed| (done.key, done.passed_over))
+    let done: Rekeyed = task.run(config, &mut |progress| shown.advanced(progress))?;
+    let is_exposed = exposed_to(path, &done, config).is_some();
+    Ok(Done { key: done.key, passed_over: done.passed_over, is_exposed })
 }
 
 fn print(args: &RekeyArgs, report: &Report) -> Result<()> {
@@ -113,6 +131,10 @@ fn print(args: &RekeyArgs, report: &Report) -> Result<()> {
             word = quoted(Path::new(path))
         );
     }
+    if report.failed.is_empty() && !report.awaited.is_empty() {
+        return Err(Error::new(Kind::Denied, report.awaited.join("; ")));
+    }
+    report.awaited.iter().for_each(|why| eprintln!("{why}"));
     match (report.failed.first(), report.remaining.len()) {
         (Some(first), _) => {
             let objects = text::count(report.failed.len(), "object", "objects");

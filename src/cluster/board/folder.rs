@@ -83,7 +83,8 @@ impl FolderBoard {
             Err(error) if error.os_error() == Some(Errno::NOENT.raw_os_error()) => Err(Error::new(
                 Kind::NotFound,
                 format!(
-                    "the board folder:{} does not have cluster {cluster}: it is another one, or its content is gone",
+                    "the board folder:{} does not have cluster {cluster}: it is another one, or its content is gone. Where that is meant, an admin says so \
+                     with `vmcryptfs cluster accept-board --admin-key FILE`",
                     path.shown()
                 ),
             )),

@@ -1,5 +1,7 @@
 //! What an admin of a cluster has to see to.
 
+use std::collections::BTreeSet;
+use std::path::Path;
 use std::time::Duration;
 
 use uuid::Uuid;
@@ -9,6 +11,7 @@ use crate::cluster::Session;
 use crate::cluster::push::keepers;
 use crate::cluster::removal::pushed_to;
 use crate::format::cluster::{HostIdentity, Member, MemberState, PushedProvider, SharedProvider};
+use crate::text::{self, quoted};
 use crate::timestamp::Timestamp;
 
 /// What clocks of hosts may differ by without a word.
@@ -25,9 +28,20 @@ pub(super) fn of(session: &Session) -> Vec<String> {
         problems.extend(of_pushed(session, member));
         problems.extend(of_clock(session, member, now));
     }
+    problems.extend(of_exposed(session));
     problems.extend(document.providers.iter().filter_map(|shared| of_rotation(session, shared)));
     problems.extend(document.pushed.iter().filter_map(|pushed| of_keepers(session, pushed)));
     problems
+}
+
+/// A host's name, with its UUID where another one had the same.
+fn called(session: &Session, host: &HostIdentity) -> String {
+    let same = session.document().members.iter().filter(|member| member.host.name == host.name).count();
+    if same > 1 { format!("{} ({})", host.name, host.uuid) } else { host.name.to_string() }
+}
+
+fn is_seen_to(session: &Session, host: Uuid) -> bool {
+    session.files.seen_to().is_ok_and(|hosts| hosts.contains(&host)) // what cannot be read says nothing against it
 }
 
 /// A host that did not act on the newest document yet. A key that it lacks is said with its provider.
@@ -35,7 +49,7 @@ fn of_behind(session: &Session, member: &Member) -> Option<String> {
     if member.state != MemberState::Active {
         return None;
     }
-    let (name, newest) = (&member.host.name, session.document().epoch);
+    let (name, newest) = (called(session, &member.host), session.document().epoch);
     let why = match session.ack_of(member).ok()? {
         None => "did not say yet that it has acted on a document".to_owned(),
         Some(ack) if ack.epoch < newest => format!("has acted on document {}, and {newest} is the newest", ack.epoch),
@@ -59,13 +73,17 @@ fn of_behind(session: &Session, member: &Member) -> Option<String> {
 
 fn of_removed(session: &Session, member: &Member) -> Option<String> {
     let host = &member.host;
-    (HostStatus::of(session, member).state == HostState::Removed).then(|| {
-        format!(
-            "{} was removed in document {} and did not say since that it wiped its keys: run `vmcryptfs cluster sync` there, which wipes them \
-             and says so, or, if its media are destroyed, `vmcryptfs cluster remove {} --presume-destroyed --admin-key FILE`",
-            host.name, member.since, host.uuid
-        )
-    })
+    if HostStatus::of(session, member).state != HostState::Removed || is_seen_to(session, host.uuid) {
+        return None;
+    }
+    let uuid = host.uuid;
+    Some(format!(
+        "{} was removed in document {} and did not say since that it wiped its keys: run `vmcryptfs cluster sync` there, which wipes them \
+         and says so, or, if its media are destroyed, `vmcryptfs cluster remove {uuid} --presume-destroyed --admin-key FILE`. If the \
+         board has lost that it said so, `vmcryptfs cluster status --seen-to {uuid}` on each host that should no longer say it",
+        called(session, host),
+        member.since
+    ))
 }
 
 /// Generations that a compromised host could have, until they are retired.
@@ -81,7 +99,7 @@ fn of_compromised(session: &Session, member: &Member) -> Option<String> {
     if !unrotated.is_empty() {
         return Some(format!(
             "{} was compromised, and had the newest keys of {}: {}, on a host that has the key in a file",
-            member.host.name,
+            called(session, &member.host),
             unrotated.join(", "),
             for_each(&unrotated, |name| format!("`vmcryptfs cluster rotate {name} --admin-key FILE`"))
         ));
@@ -90,7 +108,7 @@ fn of_compromised(session: &Session, member: &Member) -> Option<String> {
         format!(
             "{} was compromised, and former keys of {} that it had are still in use: `vmcryptfs rekey --old-generations --deep \
              DATASTORE` for each datastore, then {}",
-            member.host.name,
+            called(session, &member.host),
             names.join(", "),
             for_each(&names, |name| format!("`vmcryptfs cluster retire {name} --datastore DATASTORE --admin-key FILE`"))
         )
@@ -102,12 +120,30 @@ fn for_each(names: &[&str], command: impl Fn(&str) -> String) -> String {
     names.iter().map(|name| command(name)).collect::<Vec<_>>().join(" and ")
 }
 
+/// Data keys that compromised hosts could read, as this host remembers.
+fn of_exposed(session: &Session) -> Option<String> {
+    const MAX_NAMED: usize = 3;
+    let exposed = match session.exposed(None) {
+        Ok(exposed) if exposed.is_empty() => return None,
+        Ok(exposed) => exposed,
+        Err(error) => return Some(format!("which VMs have data keys that others may know: {}", error.chain())),
+    };
+    let vms: BTreeSet<&Path> = exposed.iter().map(|one| one.vm.as_path()).collect();
+    let commands = vms.iter().take(MAX_NAMED).map(|vm| format!("`vmcryptfs rekey --deep {}`", quoted(vm)));
+    let commands = commands.collect::<Vec<_>>().join(", ");
+    let more = if vms.len() > MAX_NAMED { format!(" and {} more", vms.len() - MAX_NAMED) } else { String::new() };
+    let hosts = exposed.iter().flat_map(|one| &one.hosts).copied().collect();
+    Some(format!(
+        "{} data keys that {} could read before being removed: {commands}{more}",
+        text::count(vms.len(), "VM has", "VMs have"),
+        session.names_of(&hosts)
+    ))
+}
+
 /// KEKs that keepers could give to a compromised host. The cluster does not know which VMs have other ones since.
 fn of_pushed(session: &Session, member: &Member) -> Option<String> {
     let pushed: Vec<&PushedProvider> = pushed_to(session.document(), member).collect();
-    // What cannot be read says nothing against it.
-    let is_seen_to = || session.files.seen_to().is_ok_and(|hosts| hosts.contains(&member.host.uuid));
-    if !member.removal.compromised || pushed.is_empty() || is_seen_to() {
+    if !member.removal.compromised || pushed.is_empty() || is_seen_to(session, member.host.uuid) {
         return None;
     }
     let names = |pushed: &mut dyn Iterator<Item = &&PushedProvider>| {
@@ -121,7 +157,7 @@ fn of_pushed(session: &Session, member: &Member) -> Option<String> {
     Some(format!(
         "{} was compromised, and could get the key of each VM of {}: `vmcryptfs rekey --deep VM_FOLDER` for each of them{revoke}. No host can see \
          when that is done: then `vmcryptfs cluster status --seen-to {}` on each host that should no longer say it",
-        member.host.name,
+        called(session, &member.host),
         names(&mut pushed.iter()),
         member.host.uuid
     ))
@@ -133,7 +169,7 @@ fn of_clock(session: &Session, member: &Member, now: Timestamp) -> Option<String
     let ahead = ack.time.since_1970().checked_sub(now.since_1970()).filter(|ahead| *ahead > CLOCK_TOLERANCE)?;
     Some(format!(
         "the clock of {} was {} minutes ahead of this host's when it acknowledged: one of them is wrong",
-        member.host.name,
+        called(session, &member.host),
         ahead.as_secs() / 60
     ))
 }

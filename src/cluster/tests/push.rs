@@ -327,11 +327,7 @@ fn what_a_compromised_host_could_get_and_its_credentials_are_named() {
     assert!(status.problems.iter().any(named), "{:?}", status.problems);
     // No host can see that it is done, so a person says it.
     let session = site.session("h1").unwrap();
-    refused(
-        session.see_to(&host_name("h1")),
-        Kind::NotFound,
-        "no host h1 was removed from the cluster as a compromised",
-    );
+    refused(session.see_to(&host_name("h1")), Kind::NotFound, "no host h1 was removed from the cluster");
     assert_eq!(session.see_to(&host_name("h2")).unwrap().name, host_name("h2"));
     let problems = ClusterStatus::of(&session).unwrap().problems;
     assert!(!problems.iter().any(named), "{problems:?}");

@@ -80,6 +80,12 @@ impl Token {
     /// `Invalid` for a text that is not a whole token. The text is not repeated: it is a secret.
     pub fn parse(text: &str) -> Result<Self> {
         let wrong = |what: &str| Error::new(Kind::Invalid, format!("the token {what}: copy the whole line again"));
+        if text.trim().is_empty() {
+            return Err(Error::new(
+                Kind::Invalid,
+                "nothing was given, expected the line that `vmcryptfs cluster token --admin-key FILE` prints",
+            ));
+        }
         let text = text.trim().strip_prefix(PREFIX).ok_or_else(|| wrong(&format!("does not begin with {PREFIX}")))?;
         check_len(text.as_bytes(), MAX_RECORD_LEN, "a token")?;
         let bytes = BASE64URL_NOPAD.decode(text.as_bytes()).map_err(|_| wrong("has letters that no token has"))?;
