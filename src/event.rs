@@ -114,6 +114,8 @@ pub enum EventName {
     ProviderTest,
     /// A provider was made the default.
     ProviderDefault,
+    /// A provider got another name.
+    ProviderRename,
     /// A primary key was saved.
     ProviderBackup,
     /// A primary key was brought back.
@@ -225,6 +227,7 @@ impl EventName {
             Self::ProviderAdd => "provider-add",
             Self::ProviderTest => "provider-test",
             Self::ProviderDefault => "provider-default",
+            Self::ProviderRename => "provider-rename",
             Self::ProviderBackup => "provider-backup",
             Self::ProviderRestore => "provider-restore",
             Self::ProviderSeal => "provider-seal",

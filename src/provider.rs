@@ -13,6 +13,7 @@ pub mod kinds;
 mod pem;
 pub mod primary_key;
 pub mod private_file;
+pub mod rename;
 mod seal;
 pub mod sealed_share;
 mod secret_file;
@@ -305,8 +306,10 @@ impl Providers {
         let places = |settings| Configured { name, settings, config: &self.path }.key_places();
         let wanted = all.get(name).map(places).unwrap_or_default();
         let is_same = |settings| !places(settings).is_disjoint(&wanted);
-        let others = all.iter().filter(|(_, settings)| is_same(settings)).map(|(name, _)| name.clone());
-        others.chain([name.clone()]).collect()
+        let same = all.iter().filter(|(_, settings)| is_same(settings));
+        let formers = same.clone().filter_map(|(_, settings)| settings.primary_key().ok().flatten());
+        let formers = formers.flat_map(|primary| primary.former_names).filter_map(|name| ProviderName::new(name).ok());
+        same.map(|(name, _)| name.clone()).chain(formers).chain([name.clone()]).collect()
     }
 
     /// The provider of this name.
@@ -336,6 +339,27 @@ impl Providers {
             return Err(Error::new(Kind::NotFound, self.config.missing(name)));
         }
         self.provider(name)
+    }
+
+    /// The present name of the provider of a key, which a header may have under a former one.
+    pub fn present_name(&self, id: &KeyId) -> ProviderName {
+        self.renamed(id).unwrap_or_else(|| id.provider().clone())
+    }
+
+    /// The present name of the provider of a key, if a header has it under a former one.
+    fn renamed(&self, id: &KeyId) -> Option<ProviderName> {
+        let (primary, _) = primary_key::parse_id(id.id()).ok()?;
+        rename::present_name(&self.path, &self.config, id.provider(), primary)
+    }
+
+    /// The provider of a key that a header names, with the key's present name.
+    ///
+    /// # Errors
+    /// As [`provider`](Self::provider).
+    pub fn provider_of(&self, id: &KeyId) -> Result<(KeyId, Arc<dyn KeyProvider>)> {
+        let name = self.present_name(id);
+        let provider = self.provider(&name)?;
+        Ok((KeyId::new(name, id.id())?, provider))
     }
 
     /// The provider that somebody names, or else this one, which a header names.
@@ -454,6 +478,13 @@ impl Providers {
                 format!("key provider {} cannot be used", id.provider()),
                 Arc::clone(error),
             )),
+        };
+        // Only what is not found under its name may be known under a former one.
+        let fetched = match fetched {
+            Err(error) if error.kind() == Kind::KeyUnavailable && self.renamed(id).is_some() => {
+                self.provider_of(id).and_then(|(id, provider)| provider.fetch_key(&id))
+            }
+            fetched => fetched,
         };
         fetches::add(id.provider(), fetched.as_ref().err().map(Error::kind), begun.elapsed());
         if let Ok(kek) = &fetched {

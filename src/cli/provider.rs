@@ -15,7 +15,7 @@ use serde::Serialize;
 use crate::cli::progress::perform;
 use crate::error::{Error, Kind, Result};
 use crate::key::ProviderName;
-use crate::operations::provider::{BackUpProvider, ChooseDefault, RestoreProvider, TestProvider};
+use crate::operations::provider::{BackUpProvider, ChooseDefault, RenameProvider, RestoreProvider, TestProvider};
 use crate::provider::config::Config;
 use crate::provider::kind::{Configured, Settings, Tested};
 use crate::provider::kinds::KINDS;
@@ -71,6 +71,22 @@ pub enum ProviderCommand {
         /// Name of the provider
         #[arg(value_parser = provider_name)]
         name: ProviderName,
+    },
+
+    /// Give a native provider another name
+    #[command(
+        long_about = "Give a native provider of this host another name. VMs whose keys have the former name open as before, on \
+                      hosts where the provider was renamed; `rekey` gives a VM a key of the new name. A host whose \
+                      provider has the name of one that its cluster shares needs this before it gets the cluster's.",
+        after_help = "Example:\n  vmcryptfs provider rename shared mine\n  vmcryptfs cluster sync"
+    )]
+    Rename {
+        /// Name of the provider
+        #[arg(value_parser = provider_name)]
+        name: ProviderName,
+        /// The name that it gets
+        #[arg(value_name = "NEW_NAME", value_parser = provider_name)]
+        new: ProviderName,
     },
 
     /// Take keys out of use that nothing needs any more, and destroy them
@@ -154,6 +170,7 @@ pub fn run(command: ProviderCommand, config: &Path) -> Result<()> {
         ProviderCommand::List { json } => list(config, json),
         ProviderCommand::Test { name } => test(config, &name),
         ProviderCommand::Default { name } => choose_default(config, &name),
+        ProviderCommand::Rename { name, new } => rename(config, &name, &new),
         ProviderCommand::Retire(args) => args.run(config),
         ProviderCommand::Seal(args) => args.run(config),
         ProviderCommand::Backup { name, file, passphrase } => back_up(config, &name, &file, &passphrase),
@@ -194,6 +211,13 @@ fn test(config: &Path, name: &ProviderName) -> Result<()> {
 fn choose_default(config: &Path, name: &ProviderName) -> Result<()> {
     perform(ChooseDefault { name, config })?;
     println!("new VMs get their keys from {name}");
+    Ok(())
+}
+
+fn rename(config: &Path, name: &ProviderName, new: &ProviderName) -> Result<()> {
+    perform(RenameProvider { name, new, config })?;
+    println!("key provider {name} is {new} now");
+    eprintln!("VMs whose keys have the former name open as before.");
     Ok(())
 }
 

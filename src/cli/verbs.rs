@@ -28,6 +28,7 @@ const OPERATIONS: &[(&str, &[(EventName, &str)])] = &[
     ("provider add", &[(EventName::ProviderAdd, "provider add native other")]),
     ("provider test", &[(EventName::ProviderTest, "provider test local")]),
     ("provider default", &[(EventName::ProviderDefault, "provider default local")]),
+    ("provider rename", &[(EventName::ProviderRename, "provider rename local mine")]),
     ("provider seal", &[(EventName::ProviderSeal, "provider seal local --share @/passphrase")]),
     ("provider retire", &[(EventName::ProviderRetire, "provider retire local KEY --datastore @/vms")]),
     ("provider backup", &[(EventName::ProviderBackup, "provider backup local @/new --passphrase-file @/passphrase")]),

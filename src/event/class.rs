@@ -69,6 +69,7 @@ impl Class {
             | EventName::ProviderAdd
             | EventName::ProviderTest
             | EventName::ProviderDefault
+            | EventName::ProviderRename
             | EventName::ProviderBackup
             | EventName::ProviderRestore
             | EventName::ProviderSeal

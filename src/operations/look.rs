@@ -148,7 +148,8 @@ fn state(providers: &Providers, id: &KeyId, unavailable: Option<&Error>) -> Resu
     if let Some(error) = unavailable {
         return Err(Error::new(error.kind(), error.chain()));
     }
-    Ok(providers.provider(id.provider())?.key_state(id)?.to_string())
+    let (id, provider) = providers.provider_of(id)?;
+    Ok(provider.key_state(&id)?.to_string())
 }
 
 fn components(path: &Path) -> Result<Vec<FoundComponent>> {

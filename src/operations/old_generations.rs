@@ -90,8 +90,8 @@ pub fn search(
 /// A provider that this host does not have says nothing of its keys.
 fn is_old<'k>(providers: &Providers, keys: impl Iterator<Item = &'k KeyId>) -> Result<bool> {
     for key in keys {
-        let Ok(provider) = providers.provider(key.provider()) else { continue };
-        if provider.is_superseded(key)? {
+        let Ok((key, provider)) = providers.provider_of(key) else { continue };
+        if provider.is_superseded(&key)? {
             return Ok(true);
         }
     }

@@ -15,6 +15,7 @@ use crate::progress::OnProgress;
 use crate::provider::backup::{self, Backup, SealedBackup};
 use crate::provider::config::{self, Config};
 use crate::provider::kind::{Arguments, Configured, Tested};
+use crate::provider::rename::rename;
 use crate::provider::{self, Added, KeyProvider, KeyState, Pcrs, Revocation, Sealed};
 use crate::text::Show;
 
@@ -85,6 +86,49 @@ impl Operation for TestProvider<'_> {
         let tested = provider.settings.kind().test(&provider).context(|| format!("testing key provider {name}"))?;
         show(&tested);
         tested.outcome
+    }
+}
+
+/// Gives a provider another name.
+pub struct RenameProvider<'a> {
+    /// Its name.
+    pub name: &'a ProviderName,
+    /// The name that it gets.
+    pub new: &'a ProviderName,
+    /// Configuration file.
+    pub config: &'a Path,
+}
+
+impl Operation for RenameProvider<'_> {
+    const NAME: EventName = EventName::ProviderRename;
+    type Outcome = ();
+
+    fn object(&self) -> Object {
+        Object::Provider(self.name.clone())
+    }
+
+    fn run(self, trail: &mut Trail, _: OnProgress<'_>) -> Result<()> {
+        let Self { name, new, config } = self;
+        refuse_shared(config, name)?;
+        rename(config, name, new)?;
+        trail.event().reason(format!("its name is {new} now"));
+        Ok(())
+    }
+}
+
+/// Refuses a provider that the cluster of this host shares under its name, with the same primary key.
+fn refuse_shared(config: &Path, name: &ProviderName) -> Result<()> {
+    let files = HostFiles::of(config);
+    let Some(membership) = files.membership()? else { return Ok(()) };
+    let Some(document) = files.document(&membership)? else { return Ok(()) };
+    let Some(shared) = document.providers.iter().find(|shared| shared.name == *name) else { return Ok(()) };
+    let own = Configured { name, settings: Config::load(config)?.settings(name)?, config }.examine()?;
+    match own.is_some_and(|own| shared.number(own).is_some()) {
+        true => Err(Error::new(
+            Kind::Denied,
+            format!("the cluster {} shares provider {name} under this name", document.name),
+        )),
+        false => Ok(()),
     }
 }
 

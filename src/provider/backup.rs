@@ -112,7 +112,11 @@ impl Backup {
     /// `Invalid` when the backup is of another provider, `Exists` when this host's provider has another primary key or
     /// the file of its primary key is not recognised as one, `Io`.
     pub fn restore(&self, config: &Path, provider: &ProviderName) -> Result<PathBuf> {
-        check_name(&self.provider, provider)?;
+        let known = Config::load(config)?.providers().get(provider).and_then(|own| primary_key_of(own).ok());
+        // A backup of before a rename.
+        if known.is_none_or(|own| !own.former_names.iter().any(|name| name == self.provider.as_str())) {
+            check_name(&self.provider, provider)?;
+        }
         install(config, provider, &self.primary, Settings::backed_up)
     }
 }

@@ -254,6 +254,20 @@ impl Config {
         Ok(())
     }
 
+    /// Gives a provider another name, under which it is configured as `settings` say.
+    ///
+    /// # Errors
+    /// `NotFound`, naming those that are configured.
+    pub(super) fn rename(&mut self, old: &ProviderName, new: &ProviderName, settings: Settings) -> Result<()> {
+        self.settings(old)?;
+        self.providers.remove(old);
+        self.providers.insert(new.clone(), settings);
+        if self.default.as_ref() == Some(old) {
+            self.default = Some(new.clone());
+        }
+        Ok(())
+    }
+
     /// Chooses the default provider.
     ///
     /// # Errors
@@ -350,8 +364,7 @@ mod tests {
     }
 
     fn native() -> Settings {
-        let primary_key =
-            primary_key::Settings { primary_key: "keys/x.key".into(), backed_up: false, kek_share: None, tpm: None };
+        let primary_key = primary_key::Settings::of(&name("x"));
         Settings::new(kinds::named("native").unwrap(), kind::table(&primary_key).unwrap())
     }
 

@@ -94,12 +94,24 @@ impl Generations {
         Ok(None)
     }
 
+    /// Whether there are primary keys beside the current one.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub fn has_others(&self) -> Result<bool> {
+        Ok(!self.in_folder(Standing::Former)?.is_empty() || !self.coming()?.is_empty())
+    }
+
     /// The UUIDs of the primary keys that are to come.
     ///
     /// # Errors
     /// `Io`.
     pub fn coming(&self) -> Result<Vec<Uuid>> {
-        let folder = self.folder(Standing::Coming);
+        self.in_folder(Standing::Coming)
+    }
+
+    fn in_folder(&self, standing: Standing) -> Result<Vec<Uuid>> {
+        let folder = self.folder(standing);
         let listing = || format!("listing {}", folder.shown());
         let entries = match fs::read_dir(&folder) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),

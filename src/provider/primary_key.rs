@@ -31,12 +31,21 @@ pub struct Settings {
     /// The TPM that it is sealed to, if not the usual one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tpm: Option<PathBuf>,
+    /// Names that the provider had: headers may have its keys under them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub former_names: Vec<String>,
 }
 
 impl Settings {
     /// What a new provider of this name gets.
     pub fn of(name: &ProviderName) -> Self {
-        Self { primary_key: format!("keys/{name}.key").into(), backed_up: false, kek_share: None, tpm: None }
+        Self {
+            primary_key: format!("keys/{name}.key").into(),
+            backed_up: false,
+            kek_share: None,
+            tpm: None,
+            former_names: Vec::new(),
+        }
     }
 
     /// File of the primary key, given the configuration file.

@@ -235,9 +235,12 @@ fn generations_of(config: &Path, shared: &SharedProvider) -> Result<Option<Gener
         None => Err(Error::new(
             Kind::Exists,
             format!(
-                "provider {} of this host has primary key {current}, that of the cluster {}: the two need different names",
+                "provider {} of this host has primary key {current}, that of the cluster {}: the two need different names. \
+                 `vmcryptfs provider rename {} NEW_NAME` gives this host's another one, and its VMs open as before; then run \
+                 `vmcryptfs cluster sync` again",
                 shared.name,
-                shared.newest().primary
+                shared.newest().primary,
+                shared.name
             ),
         )),
     }

@@ -169,7 +169,11 @@ impl DeepRekey {
         let begun = claims().find(|header| header.transition.is_some()).map(|header| &header.slots[0]);
         let leader = claims().next().ok_or_else(|| Error::new(Kind::NotFound, "no component to rekey"))?;
         let named = self.provider.as_deref().map(ProviderName::new).transpose()?;
-        let wanted = named.as_ref().unwrap_or_else(|| begun.unwrap_or(&leader.slots[0]).key_id.provider());
+        let present = match begun {
+            Some(slot) => slot.key_id.provider().clone(),
+            None => place.providers().present_name(&leader.slots[0].key_id),
+        };
+        let wanted = named.as_ref().unwrap_or(&present);
         if let Some(slot) = begun {
             let key_id = slot.key_id.clone();
             if key_id.provider() != wanted {

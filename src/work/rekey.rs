@@ -120,7 +120,8 @@ impl Rekey {
     /// before anything depends on it.
     fn new_key(&self, place: &dyn VmAccess, leader: &UnlockedComponent<'_>) -> Result<NewSlots> {
         let named = self.provider.as_deref().map(ProviderName::new).transpose()?;
-        let wanted = named.as_ref().unwrap_or_else(|| leader.header().slots.first_key().provider());
+        let present = place.providers().present_name(leader.header().slots.first_key());
+        let wanted = named.as_ref().unwrap_or(&present);
         let unusable = || format!("new key from provider {wanted}");
         let provider = place.providers().chosen_or(named.as_ref(), wanted).context(unusable)?;
         let unfinished = leader.unfinished_rekey().filter(|slot| slot.key_id.provider() == wanted);

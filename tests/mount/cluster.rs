@@ -228,3 +228,43 @@ fn a_cluster_of_one_makes_keys_by_a_new_primary_key_at_once_and_says_only_that()
     let (out, err) = (String::from_utf8_lossy(&rotated.stdout), String::from_utf8_lossy(&rotated.stderr));
     assert!(out.contains("new keys are made by") && !err.contains("New keys are made by it once"), "{out}{err}");
 }
+
+/// A host that joins may have a provider of the name that the cluster's has, and VMs with keys of it.
+#[test]
+fn a_provider_of_the_clusters_name_is_renamed_and_its_vms_open_beside_those_of_the_cluster() {
+    let (first, second) = (bare(), bare());
+    let (board, theirs, own) = (first.path("board"), first.path("vms/theirs"), second.path("own"));
+    fs::create_dir(board).unwrap();
+    fs::create_dir(first.path("vms")).unwrap();
+    fs::write(first.path("passphrase"), "correct horse\n").unwrap();
+    let admin = Admin { key: first.path("admin.key"), passphrase: first.path("passphrase") };
+    admin.run(&first, &["init", "prod", "--board", &format!("folder:{board}"), "--name", "kvm1"]);
+    first.run(&["provider", "add", "native", "shared"]);
+    admin.run(&first, &["share", "shared"]);
+    first.refuses(
+        &["provider", "rename", "shared", "mine"],
+        7,
+        "the cluster prod shares provider shared under this name",
+    );
+    first.run(&["create", theirs]);
+    second.run(&["provider", "add", "native", "shared"]);
+    second.run(&["create", own]);
+    fs::write(second.path("token"), admin.run(&first, &["token"])).unwrap();
+    second.run(&["cluster", "join", "--token-file", second.path("token"), "--name", "kvm2"]);
+    admin.run(&first, &["approve", "kvm2"]);
+    let refused = second.try_run(&["cluster", "sync"]);
+    let (out, err) = (String::from_utf8_lossy(&refused.stdout), String::from_utf8_lossy(&refused.stderr));
+    assert!(refused.status.code() == Some(9) && err.contains("`vmcryptfs provider rename shared NEW_NAME`"), "{err}");
+    assert!(!out.contains("has done what"), "{out}");
+    second.run(&["provider", "rename", "shared", "mine"]);
+    second.run(&["check", own]);
+    assert!(second.run(&["cluster", "sync"]).contains("shared: received primary key"));
+    second.run(&["check", own]);
+    second.run(&["check", theirs]);
+    assert!(second.run(&["key", "list", own]).contains("active"));
+    let in_use = second.run(&["key", "in-use", "--provider", "mine", second.path("own")]);
+    assert!(in_use.contains("own"), "{in_use}");
+    // Without another provider that is named, the VM stays with its own.
+    assert!(second.run(&["rekey", own]).contains("New key: mine/"));
+    second.run(&["check", own]);
+}

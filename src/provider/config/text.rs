@@ -187,6 +187,11 @@ fn edit(text: &str, after: &Config) -> Option<String> {
                 let section = top.get("provider")?.get_ref().get(name.as_str())?.get_ref();
                 edits.extend(edit_settings(section, former, settings)?);
             }
+            None if let Some((old, former)) = renamed_from(&before, after, settings) => {
+                let (key, section) = top.get("provider")?.get_ref().as_table()?.get_key_value(old.as_str())?;
+                edits.push((key.span(), name.to_string()));
+                edits.extend(edit_settings(section.get_ref(), former, settings)?);
+            }
             None => {
                 let providers = [(name.clone(), settings.clone())].into();
                 let only = Config { providers, ..Config::default() };
@@ -201,6 +206,17 @@ fn edit(text: &str, after: &Config) -> Option<String> {
         edited.replace_range(at, &new);
     }
     Some(edited)
+}
+
+/// The provider that has another name now.
+fn renamed_from<'b>(
+    before: &'b Config,
+    after: &Config,
+    settings: &Settings,
+) -> Option<(&'b ProviderName, &'b Settings)> {
+    let former_names = settings.primary_key().ok()??.former_names;
+    let is_it = |name: &ProviderName| former_names.last().is_some_and(|former| former == name.as_str());
+    before.providers.iter().find(|(name, _)| is_it(name) && !after.providers.contains_key(*name))
 }
 
 /// Values that changed are replaced, and new ones added after those that precede them. Nothing else can be edited.

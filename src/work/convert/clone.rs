@@ -308,8 +308,8 @@ impl Cloning<'_> {
             folder::write_home(self.draft, HOME_FILE, &header, &source.dek)?;
             return Ok((header, source.dek.duplicate()));
         }
-        let former = source.header.slots.first_key().provider();
-        let provider = self.providers.chosen_or(self.options.provider.as_ref(), former)?;
+        let former = self.providers.present_name(source.header.slots.first_key());
+        let provider = self.providers.chosen_or(self.options.provider.as_ref(), &former)?;
         let disk_names = source.header.disk_names.clone();
         let label = source.header.label.clone();
         let new = NewHome { file: HOME_FILE, vm_name: self.name, label, disk_names };

@@ -2,7 +2,8 @@ use super::*;
 use crate::provider::{kind, primary_key};
 
 fn native(key: &str, backed_up: bool) -> Settings {
-    let primary_key = primary_key::Settings { primary_key: key.into(), backed_up, kek_share: None, tpm: None };
+    let primary_key =
+        primary_key::Settings { primary_key: key.into(), backed_up, ..primary_key::Settings::of(&name("x")) };
     Settings::new(kinds::named("native").unwrap(), kind::table(&primary_key).unwrap())
 }
 
@@ -60,7 +61,7 @@ fn every_flaw_is_reported_with_its_line_and_what_was_expected() {
         (
             "[provider.local]\nkind = \"native\"\nprimary-key = \"x\"\nbacked_up = true\n",
             4,
-            "unknown field `backed_up`, expected one of `primary-key`, `backed-up`, `kek-share`, `tpm`",
+            "unknown field `backed_up`, expected one of `primary-key`, `backed-up`, `kek-share`, `tpm`, `former-names`",
         ),
         ("[provider.local]\nkind = \"native\"\nprimary-key = \"x\"\nbacked-up = \"yes\"\n", 4, "expected a boolean"),
         ("[provider.\"a b\"]\nkind = \"native\"\nprimary-key = \"x\"\n", 1, "provider name \"a b\", expected"),
