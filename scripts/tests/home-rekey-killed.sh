@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # `rekey --deep` of a VM folder is killed at its writes, syncs, renames, links and removals, or one of them fails: each time
-# everything is readable at once, and the next run finishes. And nothing of the home gets its name before it is synced.
+# everything is readable at once, agrees with its manifest, and the next run finishes. And nothing of the home gets its name before it
+# is synced.
 #
 #     KILL_STEP    of how many such calls one is tried (9)
 set -euo pipefail
@@ -19,7 +20,8 @@ vmc provider add native local 2>/dev/null
 small_folder "$vm"
 vmc encrypt "$vm" >/dev/null 2>&1
 vmc create-disk "$vm/data.vmdk" --size 1M >/dev/null
-start_mount "$vm" "$work/mnt"
+start_mount "$vm" "$work/mnt" --manifest
+: >"$work/mnt/changed"
 fingerprint "$work/mnt" >"$work/expected"
 stop_mount "$work/mnt"
 cp -a --sparse=always "$vm" "$work/encrypted"
@@ -55,6 +57,12 @@ traced "$work/rekey.trace" rekey --deep "$vm"
 must_show "after a deep rekey" without_times
 "$(dirname "$0")/sync-order.py" "$work/rekey.trace"
 
+# proven WHEN: all is as the manifest says.
+proven() {
+    vmc check "$vm" >"$work/checked" || fail "$1: $(cat "$work/checked")"
+    grep -q 'as its manifest' "$work/checked" || fail "$1: nothing is proven: $(cat "$work/checked")"
+}
+
 # all_are_newer: times were to be set, and each file of the folder has one that is later than before.
 all_are_newer() {
     [[ $call == utimensat ]] || return
@@ -81,12 +89,13 @@ while read -r call number <&5; do
                 fail "$call $number failed, and the rekey says that all is well"
         fi
     fi
-    vmc check "$vm" >/dev/null || fail "$call $number: $(vmc check "$vm")"
+    proven "$call $number"
     ((turn % 3)) || must_show "$call $number" comparable
     vmc rekey --deep "$vm" >/dev/null 2>&1 || fail "$call $number: it does not go on: $(vmc rekey --deep "$vm" 2>&1)"
     [[ -z $(left_over "$vm") ]] || fail "$call $number: left behind: $(left_over "$vm")"
     [[ $(vmc check "$vm") != *"under way"* ]] || fail "$call $number: $(vmc check "$vm")"
     must_show "$call $number, finished" comparable
+    proven "$call $number, finished"
 done 5< <(strikes "$work/rekey.trace" "$step_width")
 echo "$deaths deaths, $errors errors in $turn runs"
 ((deaths * 2 > turn / 2 && errors * 2 > turn / 2)) || fail "too few hit"

@@ -11,7 +11,6 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::event::EventName;
 use crate::gate::{self, Object, Operation, Principal, Trail};
 use crate::key::KeyName;
-use crate::operations::manifest::{Meaning, keeping_manifest};
 use crate::progress::OnProgress;
 use crate::provider::Providers;
 use crate::text::Show;
@@ -46,14 +45,7 @@ impl VmTask {
                 let may_lack_home = matches!(self, Self::RestoreHeader { .. }) && self.at().is_dir();
                 let located = if may_lack_home { Located::home_of(self.at()) } else { Located::find(self.at()) }?;
                 let vm = OfflineVm::open(&located.folder, Providers::load(config)?)?;
-                let takes_home = matches!(&self, Self::DeepRekey { task, .. } if task.disks.is_empty())
-                    && located.component == Component::Home;
-                let work =
-                    |on_progress: OnProgress<'_>| self.perform(&vm, located.component, Principal::Process, on_progress);
-                match takes_home {
-                    true => keeping_manifest(&located.folder, &vm.providers(), Meaning::Anew, on_progress, work)?,
-                    false => work(on_progress).or_else(of)?,
-                }
+                self.perform(&vm, located.component, Principal::Process, on_progress).or_else(of)?
             }
         };
         serde_json::from_value(outcome)

@@ -24,8 +24,6 @@ pub(super) enum Meaning<'a> {
     SameHome,
     /// What has this path below the VM folder belongs there from now on.
     Accepts(&'a Path),
-    /// All that it has sealed gets other keys: in the meantime it has no manifest.
-    Anew,
     /// All of it is decrypted, if it is as it was left.
     Ends,
 }
@@ -81,12 +79,10 @@ impl Kept<'_> {
                     tree.seal(Purpose::Open, &proof)?;
                     proof
                 }
-                Meaning::Anew | Meaning::Ends => {
+                Meaning::Ends => {
                     // In a home that is used the work is refused, and what the manifest proves is not given up for that.
                     let _alone = claim_exclusive(&self.dir, &Component::Home, &FileLocks, go_on)?;
-                    if matches!(meaning, Meaning::Ends) {
-                        proof.refuse_changed()?;
-                    }
+                    proof.refuse_changed()?;
                     tree.remove()?;
                     proof.after_removal()
                 }
@@ -140,19 +136,17 @@ mod tests {
         let manifest = || std::fs::read(vm.join(MANIFEST_FILE)).ok();
         let before = manifest();
         let in_use = folder::use_home(&kept.dir, &FileLocks).unwrap();
-        for meaning in [Meaning::Anew, Meaning::Ends] {
-            let work = |_: OnProgress<'_>| -> Result<()> { Err(Error::new(Kind::Busy, "in use")) };
-            let refused = keeping_manifest(&vm, &providers, meaning, &mut |_| Ok(()), work).unwrap_err();
-            assert_eq!(refused.kind(), Kind::Busy);
-            assert!(manifest() == before && before.is_some(), "the manifest is gone");
-            assert!(kept.memory.manifest_counter(stored.header.claims().uuid).is_some());
-        }
+        let work = |_: OnProgress<'_>| -> Result<()> { Err(Error::new(Kind::Busy, "in use")) };
+        let refused = keeping_manifest(&vm, &providers, Meaning::Ends, &mut |_| Ok(()), work).unwrap_err();
+        assert_eq!(refused.kind(), Kind::Busy);
+        assert!(manifest() == before && before.is_some(), "the manifest is gone");
+        assert!(kept.memory.manifest_counter(stored.header.claims().uuid).is_some());
         drop(in_use);
         let work = |_: OnProgress<'_>| {
             assert!(manifest().is_none());
             Ok(())
         };
-        keeping_manifest(&vm, &providers, Meaning::Anew, &mut |_| Ok(()), work).unwrap();
+        keeping_manifest(&vm, &providers, Meaning::Ends, &mut |_| Ok(()), work).unwrap();
         assert!(manifest().is_some());
     }
 

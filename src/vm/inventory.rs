@@ -287,7 +287,15 @@ impl Entry {
             }
             What::Erased(_) => 0,
             What::Sealed => home_file::plain_len(len),
-            _ => len,
+            What::Folder(_)
+            | What::Home(_)
+            | What::SavedHeader(_)
+            | What::Clear(_)
+            | What::Empty(_)
+            | What::Link(_)
+            | What::Special(_)
+            | What::Mount
+            | What::Unreadable(_) => len,
         }
     }
 

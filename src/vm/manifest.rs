@@ -4,7 +4,9 @@
 //! A manifest is written again as a whole, under a temporary name, and renamed. Before a home is changed its manifest is *open*: what
 //! differs from it then may be what the one that opened it did. So an unclean end is no alarm, and proves nothing.
 
+mod between;
 mod differences;
+mod expected;
 mod keeper;
 mod proof;
 mod tree;
@@ -33,7 +35,9 @@ use crate::text;
 use crate::timestamp::Timestamp;
 use crate::vm::draft::Draft;
 use crate::vm::folder;
+use between::Between;
 use differences::{differences, is_settled_by};
+pub use expected::Expected;
 pub use keeper::Keeper;
 pub use proof::Proof;
 use proof::Stamp;
@@ -68,6 +72,9 @@ pub enum Purpose {
     Renew,
     /// Nothing changes the home any more.
     Close,
+    /// All of it gets other keys or is decrypted, by a process that has the home for itself. What is there is kept under the keys that it
+    /// has: by it is judged what has its old form, and what an interruption leaves.
+    Replace,
 }
 
 /// Whether a VM folder holds a manifest, by its name.
@@ -91,16 +98,33 @@ impl HomeTree<'_> {
     /// # Errors
     /// `Corrupt` for one that this home did not seal, or `Io`.
     pub fn load(&self) -> Result<Option<Manifest>> {
+        self.load_by(self.keys)
+    }
+
+    /// Whether a deep rekey is under way that began when the manifest was made.
+    fn is_before_rekey(&self) -> bool {
+        self.keys.old().is_some_and(|old| matches!(self.load_by(old), Ok(Some(_))))
+    }
+
+    /// What the manifest says of each file that a verb replaces; `None` without one, or with one that proves nothing.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    pub fn expected(&self) -> Result<Option<Expected>> {
+        Ok(self.load()?.filter(|manifest| !manifest.is_open).map(Expected::of))
+    }
+
+    fn load_by(&self, keys: &HomeKeys) -> Result<Option<Manifest>> {
         let reading = || format!("reading {MANIFEST_FILE}");
         let file = match regular_beneath(self.dir, Path::new(MANIFEST_FILE), OFlags::RDONLY) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             opened => opened.context(reading)?,
         };
-        self.read(file).map(Some).context(reading)
+        self.read(file, keys).map(Some).context(reading)
     }
 
-    fn read(&self, file: File) -> Result<Manifest> {
-        let file = HomeFile::open(FileStorage::new(file), self.keys)?;
+    fn read(&self, file: File, keys: &HomeKeys) -> Result<Manifest> {
+        let file = HomeFile::open(FileStorage::new(file), keys)?;
         if file.id() != Some(MANIFEST_ID) {
             return Err(Error::new(Kind::Corrupt, "another file of the home lies in its place"));
         }
@@ -185,7 +209,7 @@ impl HomeTree<'_> {
                 "its manifest is number {counter}, and this host has seen {seen}: the manifest, or the home as a whole, was put back"
             )]));
         }
-        let differences = differences(&manifest.entries, &self.look(manifest.version)?);
+        let differences = self.differences(&manifest.entries, self.look(manifest.version)?)?;
         if manifest.is_open {
             let unproven_since = (!differences.is_empty()).then_some(time);
             return Ok(Proof { unproven_since, ..proof });
@@ -205,6 +229,13 @@ impl HomeTree<'_> {
         let has_notes = manifest.as_ref().is_some_and(|manifest| !manifest.notes.is_empty());
         let counter = manifest.map(|manifest| manifest.counter);
         has_notes || (counter, self.memory.manifest_counter(self.header.uuid)) == proof.at
+    }
+
+    /// What is there otherwise than sealed, but for what a verb that has begun makes of it.
+    fn differences(&self, sealed: &[Entry], mut there: Vec<Entry>) -> Result<Vec<String>> {
+        let (dir, header, keys) = (self.dir, self.header, self.keys);
+        Between { dir, header, keys, is_before_rekey: self.is_before_rekey() }.settle(sealed, &mut there)?;
+        Ok(differences(sealed, &there))
     }
 
     /// What is there, as manifests of this version have it.
@@ -244,13 +275,18 @@ impl HomeTree<'_> {
         let (entries, time) = match (purpose, kept) {
             (Purpose::Open, Some(_)) if is_open && !has_news => return Ok(()),
             (Purpose::Renew, _) if !is_open => return Ok(()),
+            (Purpose::Replace, Some(_))
+                if !is_open && !has_news && (self.keys.old().is_none() || self.is_before_rekey()) =>
+            {
+                return Ok(());
+            }
             (_, kept) => {
                 let time = now();
                 let entries = self.look(version)?;
                 // Nothing was changed since the comparison, but for what others did in the meantime.
                 if let Some((of, kept)) = kept.as_ref().filter(|_| !is_open && news.is_empty()) {
-                    let found = if *of == version { &entries } else { &self.look(*of)? };
-                    add(&mut notes, &differences(kept, found));
+                    let found = if *of == version { entries.clone() } else { self.look(*of)? };
+                    add(&mut notes, &self.differences(kept, found)?);
                 }
                 if purpose == Purpose::Renew
                     && kept.as_ref().is_some_and(|(of, kept)| (*of, kept) == (version, &entries))
@@ -265,8 +301,9 @@ impl HomeTree<'_> {
             }
         };
         let counter = counter.max(seen).max(Some(proof.least)).unwrap_or(0).saturating_add(1);
-        let (home, is_open) = (self.header.uuid, purpose != Purpose::Close);
-        self.store(&Manifest { version, home, counter, is_open, time, logs: ends(), notes, entries })?;
+        let (home, is_open) = (self.header.uuid, !matches!(purpose, Purpose::Close | Purpose::Replace));
+        let keys = self.keys.old().filter(|_| purpose == Purpose::Replace).unwrap_or(self.keys);
+        self.store(&Manifest { version, home, counter, is_open, time, logs: ends(), notes, entries }, keys)?;
         drop(locked);
         Ok(())
     }
@@ -295,7 +332,7 @@ impl HomeTree<'_> {
         let seen = self.memory.manifest_counter(uuid);
         let counter = current.map(|now| now.counter).max(seen).unwrap_or(0).saturating_add(1);
         let (home, notes) = (uuid, Vec::new());
-        self.store(&Manifest { version, home, counter, is_open, time, logs: ends(), notes, entries })?;
+        self.store(&Manifest { version, home, counter, is_open, time, logs: ends(), notes, entries }, self.keys)?;
         drop(locked);
         Ok(found)
     }
@@ -310,12 +347,12 @@ impl HomeTree<'_> {
         self.sync_names()
     }
 
-    fn store(&self, manifest: &Manifest) -> Result<()> {
+    fn store(&self, manifest: &Manifest, keys: &HomeKeys) -> Result<()> {
         let sealing = || format!("sealing {MANIFEST_FILE}");
         self.remove_drafts()?;
         let draft = Draft::new(self.dir, DRAFT)?;
         let storage = FileStorage::new(draft.make_file(Mode::from_raw_mode(0o600)).context(sealing)?);
-        let file = HomeFile::with_id(storage, self.keys, MANIFEST_ID)?;
+        let file = HomeFile::with_id(storage, keys, MANIFEST_ID)?;
         let mut buffer = RequestBuffer::take();
         for (number, piece) in manifest.encode()?.chunks(MAX_REQUEST).enumerate() {
             file.write_at((number * MAX_REQUEST) as u64, piece, &mut buffer).context(sealing)?;

@@ -142,7 +142,8 @@ impl DeepRekey {
     ) -> Result<Vec<ComponentResult<Reencrypted>>> {
         let mut components = Vec::new();
         if let Some(home) = &mut home {
-            let done_now = home.begin(target).context(|| "home".into())?;
+            let looking = Looking::new(&mut *on_progress);
+            let done_now = home.begin(target, &|| looking.tell()).context(|| "home".into())?;
             components.push(ComponentResult::new(&Component::Home, home.uuid(), Reencrypted { done_now }));
         }
         for disk in &mut disks {

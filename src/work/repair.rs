@@ -46,10 +46,11 @@ impl RepairHeader {
         let kind = self.component.kind();
         let claimed = place.claim_exclusive(&self.component, &to_the_end)?;
         let storage = claimed.storage();
-        let stored = header_area::load(storage, kind).map_err(|error| match error.kind() {
-            // A file without any header; of damaged ones the error has the advice.
-            Kind::Invalid => Error::with_source(Kind::Invalid, format!("no header copy is left: {RESTORE}"), error),
-            _ => error,
+        let stored = header_area::load(storage, kind).map_err(|error| {
+            if error.kind() != Kind::Invalid {
+                return error; // of damaged headers it has the advice
+            }
+            Error::with_source(Kind::Invalid, format!("no header copy is left: {RESTORE}"), error)
         })?;
         let repaired = |done| Ok(ComponentResult::new(&self.component, stored.header.claims().uuid, done));
         let damage = match &stored.other {

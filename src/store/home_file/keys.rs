@@ -54,7 +54,7 @@ impl HomeKeys {
     }
 
     /// The keys before a deep rekey that is under way.
-    pub(super) fn old(&self) -> Option<&Self> {
+    pub fn old(&self) -> Option<&Self> {
         self.old.as_deref()
     }
 

@@ -1,13 +1,12 @@
 //! How a home's tree differs from what its manifest says, for people: what was exchanged, moved, replaced, removed or put in.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::ffi::OsStr;
 use std::fmt::Display;
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use crate::format::manifest::{Entry, EntryKind};
 use crate::text::Show;
+use crate::vm::manifest::tree::path_of;
 
 /// Each difference, named once.
 pub(super) fn differences(sealed: &[Entry], there: &[Entry]) -> Vec<String> {
@@ -99,10 +98,6 @@ fn identity(entry: &Entry) -> Option<Identity> {
         EntryKind::Folder | EntryKind::Empty | EntryKind::Other => return None,
     }
     Some((entry.kind, id))
-}
-
-fn path_of(entry: &Entry) -> &Path {
-    Path::new(OsStr::from_bytes(&entry.path))
 }
 
 fn by_path(entries: &[Entry]) -> BTreeMap<&Path, &Entry> {

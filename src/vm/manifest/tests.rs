@@ -64,7 +64,8 @@ impl Vm {
         let (tree, home) = (self.tree(), self.header.uuid);
         let counter = self.memory.manifest_counter(home).unwrap_or(0) + 1;
         let (logs, notes, entries) = (Vec::new(), Vec::new(), tree.look(version).unwrap());
-        tree.store(&Manifest { version, home, counter, is_open: false, time: 1, logs, notes, entries }).unwrap();
+        let manifest = Manifest { version, home, counter, is_open: false, time: 1, logs, notes, entries };
+        tree.store(&manifest, &self.keys).unwrap();
         assert!(self.found().is_empty());
     }
 }

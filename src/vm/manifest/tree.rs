@@ -1,7 +1,7 @@
 //! What a home's tree holds now, as a manifest has it.
 
 use std::collections::HashMap;
-use std::ffi::OsStr;
+use std::ffi::{CString, OsStr, OsString};
 use std::fs::File;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -51,7 +51,7 @@ pub(super) fn sync_changes(dir: &File, old: &[Entry], new: &[Entry]) -> Result<(
     let old: HashMap<&[u8], &Entry> = old.iter().map(|entry| (entry.path.as_slice(), entry)).collect();
     for entry in new {
         let changed = old.get(entry.path.as_slice()).is_none_or(|old| *old != entry);
-        let path = Path::new(OsStr::from_bytes(&entry.path));
+        let path = path_of(entry);
         let file = match entry.kind {
             EntryKind::Folder => open_folder(dir, path),
             EntryKind::File | EntryKind::Empty | EntryKind::Disk if changed => file_beneath(dir, path),
@@ -101,11 +101,7 @@ fn entry_of(dir: &File, entry: &inventory::Entry, keys: &HomeKeys, version: Mani
         },
         What::Erased(mark) => Entry { id: mark.uuid.unwrap_or_default().into_bytes(), ..plain(EntryKind::Disk) },
         What::Link(Link::Sealed) => {
-            let parent = open_folder(dir, entry.path.parent().unwrap_or(Path::new("")));
-            let parent = parent.context(|| "opening its folder".into())?;
-            let text = rustix::fs::readlinkat(&parent, entry.path.file_name().unwrap_or_default(), Vec::new());
-            let text = text.context(|| "reading a symbolic link".into())?;
-            Entry { content: sha256(text.as_bytes()), ..plain(EntryKind::Link) }
+            Entry { content: sha256(link_text(dir, &entry.path)?.as_bytes()), ..plain(EntryKind::Link) }
         }
         What::Home(_)
         | What::SavedHeader(_)
@@ -117,12 +113,25 @@ fn entry_of(dir: &File, entry: &inventory::Entry, keys: &HomeKeys, version: Mani
     })
 }
 
-fn open_folder(dir: &File, path: &Path) -> std::io::Result<File> {
+/// Where an entry lies.
+pub(super) fn path_of(entry: &Entry) -> &Path {
+    Path::new(OsStr::from_bytes(&entry.path))
+}
+
+pub(super) fn open_folder(dir: &File, path: &Path) -> std::io::Result<File> {
     if path.as_os_str().is_empty() { readable(dir) } else { folder_beneath(dir, path) }
 }
 
-fn open_file(dir: &File, path: &Path) -> Result<File> {
+pub(super) fn open_file(dir: &File, path: &Path) -> Result<File> {
     file_beneath(dir, path).context(|| "opening it".into())
+}
+
+/// The text of a symbolic link as it is stored.
+pub(super) fn link_text(dir: &File, path: &Path) -> Result<CString> {
+    let parent = open_folder(dir, path.parent().unwrap_or(Path::new("")));
+    let parent = parent.context(|| "opening its folder".into())?;
+    rustix::fs::readlinkat(&parent, path.file_name().unwrap_or_default(), Vec::new())
+        .context(|| "reading a symbolic link".into())
 }
 
 /// Of a file that is a hole: of an empty one zeros.
@@ -133,10 +142,8 @@ fn length(file: &File, version: ManifestVersion) -> Result<Digest> {
 }
 
 /// Of the extended attributes of the `user` namespace, as they are stored, in the order of their names.
-fn values(file: &File) -> Result<Digest> {
-    let mut names = xattr_names(file)?;
-    names.retain(|name| name.as_bytes().starts_with(b"user."));
-    names.sort();
+pub(super) fn values(file: &File) -> Result<Digest> {
+    let names = user_names(file)?;
     if names.is_empty() {
         return Ok([0; 32]);
     }
@@ -149,4 +156,12 @@ fn values(file: &File) -> Result<Digest> {
         }
     }
     Ok(values.finish())
+}
+
+/// Those of these attributes.
+pub(super) fn user_names(file: &File) -> Result<Vec<OsString>> {
+    let mut names = xattr_names(file)?;
+    names.retain(|name| name.as_bytes().starts_with(b"user."));
+    names.sort();
+    Ok(names)
 }

@@ -197,6 +197,19 @@ pub(super) fn convert_in_place(
     Ok(changed)
 }
 
+/// Whether all `user.` xattrs have this form.
+///
+/// # Errors
+/// `Io`.
+pub(super) fn all_open(file: &File, sealing: Sealing<'_>) -> Result<bool> {
+    for name in xattr_names(file)?.into_iter().filter(|name| is_user(name)) {
+        if sealing.open(&name, xattr(file, &name)?).is_err() {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
 /// Gives the owner and the times of a symbolic link, `stat`, to another one in an open directory.
 ///
 /// # Errors

@@ -22,6 +22,7 @@ use crate::store::plain_file::read_all;
 use crate::sys::file::{file_beneath, folder_beneath};
 use crate::text::Show;
 use crate::vm::attributes::times_after;
+use crate::vm::manifest::Expected;
 use crate::vm::open_form::OpenForm;
 use crate::vm::{disk, home};
 use crate::work::convert::attributes::{self, ChangeTime, Sealing};
@@ -33,11 +34,16 @@ use crate::work::convert::replace::{Drafts, ReplaceContext, SourceFile};
 use crate::work::convert::tree::{self, Entry, EntryForm, by_inode, read_text};
 
 /// Gives everything that is under the old DEK of a home in transition the new one, `dek`, until nothing of it is left. The home
-/// is claimed: nothing else uses it.
+/// is claimed: nothing else uses it. What is under the old DEK must be what is `expected`, if anything is.
 ///
 /// # Errors
-/// `Stopped`, `Busy`, `Corrupt` for what neither DEK opens, or `Io`, naming the file. What was done stays done.
-pub(in crate::work) fn rekey_home(root: &File, header: &Header, dek: &Dek, on_progress: OnProgress<'_>) -> Result<()> {
+/// `Stopped`, `Busy`, `Corrupt` for what neither DEK opens or was exchanged, or `Io`, naming the file. What was done stays done.
+pub(in crate::work) fn rekey_home(
+    root: &File,
+    (header, dek): (&Header, &Dek),
+    expected: Option<&Expected>,
+    on_progress: OnProgress<'_>,
+) -> Result<()> {
     let old = header.transition.as_ref().map(|transition| transition.old_dek(dek)).transpose()?.flatten();
     let old = old.ok_or_else(|| Error::new(Kind::Corrupt, "a home in transition without its old DEK"))?;
     let keys = Keys { both: HomeKeys::of(header, dek)?, old: HomeKeys::new(&old)?, new: HomeKeys::new(dek)? };
@@ -49,7 +55,7 @@ pub(in crate::work) fn rekey_home(root: &File, header: &Header, dek: &Dek, on_pr
         let names = entries.iter().filter(|entry| entry.found != EntryForm::Folder).count() as u64;
         let pace = ProgressCounter::of_files("home", names, &mut *on_progress);
         let site = ReplaceContext { root, keys: &keys.both, overwrite: false, pace: &pace, drafts: Drafts::Beside };
-        let mut rekey = Rekey { site, keys: &keys, entries: &entries, moved: HashMap::new() };
+        let mut rekey = Rekey { site, keys: &keys, expected, entries: &entries, moved: HashMap::new() };
         let parted = match &mut parted {
             Some(parted) => parted,
             none => none.insert(rekey.tidy_up(header.uuid)?),
@@ -114,6 +120,8 @@ struct Keys {
 struct Rekey<'a, 'p> {
     site: ReplaceContext<'a, 'p>,
     keys: &'a Keys,
+    /// What the manifest says of it.
+    expected: Option<&'a Expected>,
     entries: &'a [Entry],
     /// What is under the new DEK, by file id: a crash may have come between the names of one file.
     moved: HashMap<FileId, PathBuf>,
@@ -162,12 +170,12 @@ impl Rekey<'_, '_> {
             EntryForm::Disk => {
                 // Its values are the home's, its data is not: another user of it is not an obstacle.
                 let (storage, stored) = disk::read_header(self.open(&first.path)?)?;
-                self.values(storage.file(), Some(home::disk_id(stored.header.claims().uuid)))
+                self.values(&first.path, storage.file(), Some(home::disk_id(stored.header.claims().uuid)))
             }
             EntryForm::Sealed | EntryForm::UnreadableOrForeign => self.file(names, parted),
             EntryForm::Clear(_) | EntryForm::FormNeutral if first.is_regular() => {
                 let file = SourceFile::claim(self.site.root, &first.path, Access::Write, OpenForm::clear)?;
-                self.values(file.form.backing(), None)
+                self.values(&first.path, file.form.backing(), None)
             }
             EntryForm::Folder | EntryForm::Clear(_) | EntryForm::ClearLink | EntryForm::FormNeutral => Ok(false),
         }
@@ -196,10 +204,11 @@ impl Rekey<'_, '_> {
         let sealed = |storage| OpenForm::home(storage, &self.keys.both);
         let original = SourceFile::claim(self.site.root, first, Access::Write, sealed)?;
         let OpenForm::Home(file) = &original.form else { return Ok(false) };
-        let Some(id) = file.id() else { return self.values(original.form.backing(), None) };
+        let Some(id) = file.id() else { return self.values(first, original.form.backing(), None) };
         if self.new_id(names[0])?.is_some() {
-            return self.values(original.form.backing(), Some(id));
+            return self.values(first, original.form.backing(), Some(id));
         }
+        self.expected.map_or(Ok(()), |expected| expected.check_file(first, file))?;
         if names.len() > 1 {
             parted.begin(self.site.root, (first, &names[0].stat))?;
         }
@@ -239,6 +248,7 @@ impl Rekey<'_, '_> {
         for entry in names {
             let text = read_text(self.site.root, &entry.path)?;
             if let Ok(target) = open_target(&self.keys.old, text.as_bytes()) {
+                self.expected.map_or(Ok(()), |expected| expected.check_link(&entry.path, &text))?;
                 let sealed = seal_target(&self.keys.new, &target)?;
                 self.site.replace_link(&entry.path, &entry.stat, OsStr::new(&sealed), ChangeTime::Later)?;
                 changed = true;
@@ -249,15 +259,21 @@ impl Rekey<'_, '_> {
 
     fn folder(&self, path: &Path) -> Result<bool> {
         let dir = self.open_folder(path)?;
-        let changed = self.values(&dir, None)?;
+        let changed = self.values(path, &dir, None)?;
         dir.sync_all().context(|| "making names durable".into())?;
         Ok(changed)
     }
 
     /// The values of what is not replaced. What changes says so by its times, and before it does: a copy that is brought up to
     /// date by size and time must get it, and a run that takes up this one does not see that it changed.
-    fn values(&self, file: &File, id: Option<FileId>) -> Result<bool> {
+    fn values(&self, path: &Path, file: &File, id: Option<FileId>) -> Result<bool> {
         let (old, new) = (Sealing::By(&self.keys.old, id), Sealing::By(&self.keys.new, id));
+        // Of what an earlier run has begun some are under the new DEK.
+        if let Some(expected) = self.expected
+            && attributes::all_open(file, old)?
+        {
+            expected.check_values(path, file)?;
+        }
         attributes::convert_in_place(file, old, new, || {
             let stat = rustix::fs::fstat(file).context(|| "reading attributes".into())?;
             match rustix::fs::futimens(file, &times_after(&stat)) {

@@ -8,7 +8,7 @@ use crate::crypto::random;
 use crate::error::{Context, Error, Kind, Result};
 use crate::format::header::{ComponentKind, Header, TRANSITION_ID_LEN, Transition, TransitionId};
 use crate::key::{Dek, KeyId};
-use crate::progress::{GoOn, OnProgress};
+use crate::progress::{GoOn, Looking, OnProgress, to_the_end};
 use crate::seen::Point;
 use crate::storage::claims::FileLocks;
 use crate::store::header_area;
@@ -17,6 +17,7 @@ use crate::vm::access::{Claimed, VmAccess};
 use crate::vm::component::Component;
 use crate::vm::home_state::HomeState;
 use crate::vm::keyring::{self, FetchedKeks};
+use crate::vm::manifest::{Expected, HomeTree, Purpose};
 use crate::vm::members;
 use crate::vm::owner::Owner;
 use crate::work::convert::{refuse_unfit_home, rekey_home};
@@ -69,14 +70,17 @@ impl<'w> HomeWork<'w> {
         refuse_unfit_home(self.folder()?, &HomeKeys::of(&self.header, &self.dek)?, on_progress)
     }
 
-    /// Puts the home in transition, or finds that it is. `false`: it has the new KEK and is done.
-    pub(super) fn begin(&mut self, target: &Target) -> Result<bool> {
+    /// Puts the home in transition, or finds that it is; `go_on` is asked while it is compared with its manifest. `false`: it has the new
+    /// KEK and is done.
+    pub(super) fn begin(&mut self, target: &Target, go_on: &GoOn<'_>) -> Result<bool> {
         if self.header.transition.is_some() {
+            self.keep_manifest(Purpose::Replace, go_on)?;
             return Ok(true);
         }
         if *self.header.slots.first_key() == target.key_id {
             return Ok(false);
         }
+        self.keep_manifest(Purpose::Replace, go_on)?;
         let new = random::home_dek()?;
         let mut id = TransitionId([0; TRANSITION_ID_LEN]);
         random::fill(&mut id.0)?;
@@ -95,10 +99,29 @@ impl<'w> HomeWork<'w> {
             // Both copies must know the old DEK before anything is under the new one: a crash may have left one that does not.
             self.update(self.header.clone())?;
             members::reseal(self.folder()?, &self.header, &self.dek, self.place.memory())?;
-            rekey_home(self.folder()?, &self.header, &self.dek, on_progress)?;
+            rekey_home(self.folder()?, (&self.header, &self.dek), self.expected()?.as_ref(), &mut *on_progress)?;
+            let looking = Looking::new(on_progress);
+            self.keep_manifest(Purpose::Close, &|| looking.tell())?;
         }
         self.update(Header { transition: Some(Transition { old: None, ..transition }), ..self.header.clone() })?;
         self.update(Header { transition: None, ..self.header.clone() })
+    }
+
+    /// Compares the home with its manifest, if it has one, and seals that with what was found: before the first file is replaced, and
+    /// when none is left under the old DEK, without which the former one does not open.
+    fn keep_manifest(&self, purpose: Purpose, go_on: &GoOn<'_>) -> Result<()> {
+        self.with_tree(go_on, |tree| if tree.is_kept() { tree.seal(purpose, &tree.prove()?) } else { Ok(()) })
+            .context(|| "its manifest".into())
+    }
+
+    /// What its manifest says of the files that are replaced.
+    fn expected(&self) -> Result<Option<Expected>> {
+        self.with_tree(&to_the_end, |tree| tree.expected())
+    }
+
+    fn with_tree<T>(&self, go_on: &GoOn<'_>, work: impl FnOnce(&HomeTree<'_>) -> Result<T>) -> Result<T> {
+        let (dir, header, memory) = (self.folder()?, &self.header, self.place.memory());
+        work(&HomeTree { dir, header, keys: &HomeKeys::of(header, &self.dek)?, memory, go_on })
     }
 
     fn folder(&self) -> Result<&'w File> {

@@ -1,3 +1,5 @@
+mod manifest;
+
 use std::collections::{BTreeMap, HashSet};
 use std::ffi::OsStr;
 use std::fs::{self, File};

@@ -1,0 +1,74 @@
+//! What a home's manifest says of files that a verb is about to replace: each is compared as it is opened.
+
+use std::collections::HashMap;
+use std::ffi::OsStr;
+use std::fs::File;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use crate::crypto::derive::sha256;
+use crate::error::{Error, Kind, Result};
+use crate::format::manifest::{Entry, EntryKind, Manifest, ManifestVersion};
+use crate::storage::FileStorage;
+use crate::store::home_file::HomeFile;
+use crate::vm::manifest::tree::values;
+
+/// The entries of a closed manifest: what has its path is that, or was exchanged in the meantime.
+pub struct Expected {
+    version: ManifestVersion,
+    entries: HashMap<Vec<u8>, Entry>,
+}
+
+impl Expected {
+    pub(super) fn of(manifest: Manifest) -> Self {
+        let entries = manifest.entries.into_iter().map(|entry| (entry.path.clone(), entry)).collect();
+        Self { version: manifest.version, entries }
+    }
+
+    /// Refuses a home file that is not the one with this path, or not the version of it.
+    ///
+    /// # Errors
+    /// `Corrupt`, or `Io`.
+    pub fn check_file(&self, path: &Path, file: &HomeFile<FileStorage>) -> Result<()> {
+        let Some(id) = file.id() else { return Ok(()) };
+        let is_it = match self.entry(path, EntryKind::File) {
+            Some(entry) => {
+                entry.id == id.0
+                    && entry.content == file.state_digest(self.version)?
+                    && entry.values == values(file.storage().file())?
+            }
+            None => false,
+        };
+        if is_it { Ok(()) } else { Err(changed()) }
+    }
+
+    /// Refuses another symbolic link than that with this path, by its text.
+    ///
+    /// # Errors
+    /// `Corrupt`.
+    pub fn check_link(&self, path: &Path, text: &OsStr) -> Result<()> {
+        let is_it = self.entry(path, EntryKind::Link).is_some_and(|entry| entry.content == sha256(text.as_bytes()));
+        if is_it { Ok(()) } else { Err(changed()) }
+    }
+
+    /// Refuses what is not replaced and has other extended attributes than what had this path.
+    ///
+    /// # Errors
+    /// `Corrupt`, or `Io`.
+    pub fn check_values(&self, path: &Path, file: &File) -> Result<()> {
+        let entry = self.entries.get(path.as_os_str().as_bytes());
+        let has_them = entry.map_or(Ok(false), |entry| values(file).map(|values| values == entry.values))?;
+        if has_them { Ok(()) } else { Err(changed()) }
+    }
+
+    fn entry(&self, path: &Path, kind: EntryKind) -> Option<&Entry> {
+        self.entries.get(path.as_os_str().as_bytes()).filter(|entry| entry.kind == kind)
+    }
+}
+
+fn changed() -> Error {
+    Error::new(
+        Kind::Corrupt,
+        "it is not what the home's manifest says: others than vmcryptfs changed it while this ran. Run it again, which compares all of it",
+    )
+}
