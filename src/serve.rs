@@ -45,7 +45,7 @@ use crate::storage::claims::{Claims, FileLocks, Holder, InUse, LOCAL_PAUSE, SHAR
 use crate::sys::file::{file_beneath, open_beneath};
 use crate::text::Show;
 use crate::vm::inventory::Inventory;
-use crate::vm::keyring::{self, Keyring, PendingFetch};
+use crate::vm::keyring::{self, ByPlace, Keyring, PendingFetch};
 use crate::vm::{folder, scan};
 
 use homes::Homes;
@@ -113,7 +113,7 @@ pub struct ServedFolder {
     path: PathBuf,
     is_vm: bool,
     /// Where components lay when the folder was last looked through.
-    paths: RwLock<HashMap<CopyDigest, PathBuf>>,
+    paths: RwLock<HashMap<CopyDigest, ByPlace<PathBuf>>>,
     keyring: Keyring,
     /// Whether all headers could be read when the folder was first looked through.
     had_whole_headers: bool,
@@ -300,7 +300,7 @@ impl ServedFolder {
 
     /// Backing path of the component with this header. One that is not known is looked for.
     pub fn component_path(&self, header: &UnverifiedHeader) -> Option<PathBuf> {
-        let known = || self.paths.read().get(&header.digest()).map(|below| self.path.join(below));
+        let known = || Some(self.path.join(self.paths.read().get(&header.digest())?.get(header.place())?));
         known().or_else(|| self.components().ok().and_then(|_| known()))
     }
 
@@ -334,9 +334,14 @@ impl ServedFolder {
     }
 }
 
-fn paths_of(found: &[scan::FoundComponent]) -> HashMap<CopyDigest, PathBuf> {
-    let of_one = |component: &scan::FoundComponent| Some((component.unverified()?.digest(), component.path.clone()));
-    found.iter().filter_map(of_one).collect()
+fn paths_of(found: &[scan::FoundComponent]) -> HashMap<CopyDigest, ByPlace<PathBuf>> {
+    let mut paths: HashMap<CopyDigest, ByPlace<PathBuf>> = HashMap::new();
+    for component in found {
+        if let Some(header) = component.unverified() {
+            paths.entry(header.digest()).or_default().insert(header.place(), component.path.clone());
+        }
+    }
+    paths
 }
 
 #[cfg(test)]

@@ -59,6 +59,11 @@ pub trait Storage: Send + Sync {
     /// `Io`; then anything written since the last sync may be lost.
     fn sync(&self) -> Result<()>;
 
+    /// Device and inode number of the file, if it is one.
+    fn inode(&self) -> Option<(u64, u64)> {
+        None
+    }
+
     /// Whether another opener, on whichever host, has the file claimed to write it, or so that nobody may.
     fn is_claimed_elsewhere(&self) -> bool {
         false

@@ -83,6 +83,7 @@ pub(super) fn print(json: bool, mountpoint: &Path, status: &MountStatus) -> Resu
         }
     }
     print_facts(components, &advised);
+    summary::copies(components).iter().for_each(|copies| println!("\n{copies}"));
     for notice in &status.notices {
         let provider = notice.provider.as_ref().map(|provider| format!("key provider {provider}: "));
         println!("\n{} {}{}", notice.time, provider.unwrap_or_default(), notice.text);

@@ -1,9 +1,12 @@
 //! What of a mount cannot be used, in few words: each reason once, however many components it is the reason of.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use crate::control::status::{ComponentState, ComponentStatus, UnusableStatus};
+use crate::format::header::ComponentKind;
 use crate::text::{self, Show};
+use crate::vm::scan;
 
 /// In the order in which they are said.
 const STATES: [ComponentState; 4] =
@@ -110,6 +113,18 @@ pub fn unusable(components: &[ComponentStatus], places: &[UnusableStatus], advis
     let (path, why) = all.first()?;
     let name = if path.as_os_str().is_empty() { ".".to_owned() } else { path.shown().to_string() };
     Some(format!("not usable: {name}: {}{}", advised(Some(path), why), more(all.len())))
+}
+
+/// A line on each set of VM folders that are copies of one VM.
+pub fn copies(components: &[ComponentStatus]) -> Vec<String> {
+    let mut homes: BTreeMap<uuid::Uuid, Vec<&Path>> = BTreeMap::new();
+    for home in components.iter().filter(|component| component.kind == ComponentKind::Home.word()) {
+        if let Some(uuid) = home.uuid {
+            homes.entry(uuid).or_default().push(&home.path);
+        }
+    }
+    let copied = homes.into_iter().filter(|(_, folders)| folders.len() > 1);
+    copied.map(|(uuid, folders)| scan::describe_copies(uuid, &folders)).collect()
 }
 
 /// One line on the components of which one header copy is damaged.

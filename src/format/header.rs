@@ -267,7 +267,12 @@ pub struct UnverifiedHeader {
     fields: Box<[u8]>,
     /// HMAC and checksum.
     seals: [u8; COPY_LEN - HMAC_OFFSET],
+    /// The file that it was read from, if it is known: it tells copies of one component apart.
+    place: Option<HeaderPlace>,
 }
+
+/// Device and inode number of the file that a header was read from.
+pub type HeaderPlace = (u64, u64);
 
 /// SHA-256 of a copy up to its checksum, which it is.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
@@ -321,7 +326,18 @@ impl UnverifiedHeader {
         let header = decode_checked(codes, features, &mut r)?;
         let (fields, seals) = bytes.split_at(HMAC_OFFSET);
         let used = fields.iter().rposition(|&byte| byte != 0).map_or(0, |last| last + 1);
-        Ok(Self { header, fields: fields[..used].into(), seals: Reader::new(seals).array()? })
+        Ok(Self { header, fields: fields[..used].into(), seals: Reader::new(seals).array()?, place: None })
+    }
+
+    /// The same, read from a file.
+    #[must_use]
+    pub fn at(self, place: Option<HeaderPlace>) -> Self {
+        Self { place, ..self }
+    }
+
+    /// The file that it was read from, if it is known.
+    pub fn place(&self) -> Option<HeaderPlace> {
+        self.place
     }
 
     /// Proves with the component's DEK that its owner wrote this copy.

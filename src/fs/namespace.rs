@@ -121,7 +121,8 @@ impl FileSystem {
                 let providers = keyring.providers();
                 let (_, provider) = providers.default_provider()?;
                 let (header, dek) = folder::create_at(&dir, name, new.mode, &provider, providers.disk_names())?;
-                keyring.insert(header.uuid, dek);
+                let stat = folder::open_at(&dir, name).and_then(|vm| backing::stat_at(&vm, HOME_FILE.as_ref())).ok();
+                keyring.insert(header.uuid, stat.map(|stat| (stat.st_dev, stat.st_ino)), dek);
                 Ok(((), header))
             })?;
         } else {

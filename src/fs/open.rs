@@ -15,7 +15,7 @@ use crate::fs::namespace::{NewFile, refuse_reserved};
 use crate::fs::node::{Birth, Node, NodeKind, NodeNumber};
 use crate::fs::{Attr, Caller, Durability, FileSystem, backing};
 use crate::sector::SectorSize;
-use crate::serve::{CacheMode, NameChange, OpenRequest, Opened, Place, Unopened, change_names};
+use crate::serve::{BackingId, CacheMode, NameChange, OpenRequest, Opened, Place, Unopened, change_names};
 use crate::storage::Access;
 use crate::sys::file::read_unnoticed;
 use crate::vm::disk::{self, NewDisk};
@@ -89,7 +89,7 @@ impl FileSystem {
                 let (file, header, dek) = home.owner.with_new_disk(&place, |announce| {
                     disk::create(&dir, name, &spec, (&key_id, kek.as_ref()), announce)
                 })?;
-                keyring.insert(header.uuid, dek);
+                keyring.insert(header.uuid, BackingId::of_file(&file).ok().map(BackingId::place), dek);
                 Ok((file, header))
             })?;
             (file, ContentKind::NEW_DISK)

@@ -62,7 +62,7 @@ impl ServedFolder {
             let (header, dek) = home.owner.with_new_disk(&place, |announce| {
                 disk::create_in_place(storage, home.header.uuid, (&key_id, kek.as_ref()), announce)
             })?;
-            self.keyring.insert(header.uuid, dek);
+            self.keyring.insert(header.uuid, storage.inode(), dek);
             // A twin of the descriptor has the same claim.
             let opened = storage.file().try_clone().context(|| "opening the new disk".into()).and_then(|twin| {
                 disk::open(

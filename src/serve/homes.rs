@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::RwLock;
+use rustix::fs::Stat;
 
 use crate::error::{Context, Result};
 use crate::format::header::HOME_FILE;
@@ -93,9 +94,9 @@ impl ServedFolder {
         let stat = stat_at(dir, HOME_FILE.as_ref()).context(|| format!("reading attributes of {HOME_FILE}"))?;
         let stamp = (stat.st_ino, stat.st_ctime, stat.st_ctime_nsec);
         if let Some(home) = self.homes.get(vm, stamp)
-            && self.keyring.has_dek(home.header.uuid)
+            && self.keyring.has_dek(home.header.uuid, Some((stat.st_dev, stat.st_ino)))
         {
-            self.tell_of_list(dir, &home);
+            self.tell_of_list((dir, &stat), &home);
             return Ok(home);
         }
         let unlocked = Home::open(dir, self.options.claims, &self.keyring).and_then(|mut home| {
@@ -115,10 +116,10 @@ impl ServedFolder {
     }
 
     /// Tells if the list of a home's disks has been put back since the home was opened, and when that is over.
-    fn tell_of_list(&self, dir: &File, home: &Home) {
+    fn tell_of_list(&self, (dir, stat): (&File, &Stat), home: &Home) {
         let gone_back = home.owner.past_of_list().filter(|past| past.gone_back().is_some());
         if gone_back.is_none() {
-            self.keyring.forget_note_of_list(home.header.uuid);
+            self.keyring.forget_note_of_list(home.header.uuid, Some((stat.st_dev, stat.st_ino)));
         } else if let Ok(Some(stored)) = folder::read_home(dir) {
             self.keyring.note_list(&stored.header, gone_back);
         }

@@ -8,8 +8,9 @@ use std::sync::atomic::Ordering;
 use uuid::Uuid;
 
 use crate::error::{Error, Kind, Result};
-use crate::format::header::UnverifiedHeader;
+use crate::format::header::{ComponentKind, UnverifiedHeader};
 use crate::serve::{CLOSE_RACE_TIMEOUT, OpenFile, ServedFolder};
+use crate::storage::Storage;
 use crate::storage::claims::wait_for_claim;
 use crate::sys::file;
 use crate::text::Show;
@@ -38,19 +39,29 @@ impl ServedFolder {
         let found = self.components_below(below)?;
         let headers = || found.iter().filter_map(FoundComponent::unverified);
         let uuids: HashSet<Uuid> = headers().map(|header| header.claims().uuid).collect();
-        wait_for_claim(CLOSE_RACE_TIMEOUT, || self.refuse_open(&uuids))?;
+        wait_for_claim(CLOSE_RACE_TIMEOUT, || self.refuse_open(&found))?;
         self.close_manifests(|home| uuids.contains(&home));
         headers().for_each(|header| self.keyring.lock(header));
         self.homes.forget();
         Ok(found)
     }
 
-    fn refuse_open(&self, components: &HashSet<Uuid>) -> Result<()> {
-        let is_of_one = |open: &Arc<OpenFile>| open.component().is_some_and(|uuid| components.contains(&uuid));
-        match self.open_files.all().into_iter().find(is_of_one) {
+    fn refuse_open(&self, found: &[FoundComponent]) -> Result<()> {
+        match self.open_files.all().into_iter().find(|open| found.iter().any(|one| self.is_of(open, one))) {
             Some(open) => Err(Error::new(Kind::Busy, format!("{} is open", self.name_of(&open).shown()))),
             None => Ok(()),
         }
+    }
+
+    /// Whether an open file is a component's. One with its UUID may be another's, which is a copy of it.
+    fn is_of(&self, open: &OpenFile, found: &FoundComponent) -> bool {
+        let uuid = found.unverified().map(|header| header.claims().uuid);
+        uuid.is_some()
+            && open.component() == uuid
+            && match found.kind {
+                ComponentKind::Disk => found.inode.is_none() || found.inode == open.storage().inode(),
+                ComponentKind::Home => self.name_of(open).starts_with(&found.path),
+            }
     }
 
     /// What a message calls an open file: its path below the folder, as the system has it now.

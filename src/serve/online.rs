@@ -4,8 +4,6 @@ use std::fs::File;
 use std::path::{self, Path, PathBuf};
 use std::sync::Arc;
 
-use uuid::Uuid;
-
 use crate::error::{Context, Error, Kind, Result};
 use crate::format::header::{ComponentKind, HOME_FILE, Header, UnverifiedHeader};
 use crate::key::Dek;
@@ -164,8 +162,8 @@ impl VmAccess for OnlineVm<'_> {
         self.served.keyring.memory()
     }
 
-    fn remember_dek(&self, uuid: Uuid, dek: &Dek) {
-        self.served.keyring.insert(uuid, dek.duplicate());
+    fn remember_dek(&self, header: &UnverifiedHeader, dek: &Dek) {
+        self.served.keyring.insert(header.claims().uuid, header.place(), dek.duplicate());
     }
 }
 

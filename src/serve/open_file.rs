@@ -12,6 +12,7 @@ use parking_lot::{Mutex, MutexGuard};
 use uuid::Uuid;
 
 use crate::error::{Context, Error, Kind, Result};
+use crate::format::header::HeaderPlace;
 use crate::format::home_file::FileId;
 use crate::seen::Past;
 use crate::serve::places::Place;
@@ -43,6 +44,11 @@ impl BackingId {
     pub fn of_file(file: &File) -> Result<Self> {
         let stat = rustix::fs::fstat(file).context(|| "reading attributes".into())?;
         Ok(Self { device: stat.st_dev, inode: stat.st_ino })
+    }
+
+    /// The same, as headers have it that are read from the file.
+    pub fn place(self) -> HeaderPlace {
+        (self.device, self.inode)
     }
 }
 

@@ -101,7 +101,7 @@ fn every_claim_of_a_served_folder_goes_through_its_claims() {
         disk::create(served.root(), "a.raw".as_ref(), &new, (&key_id, kek.as_ref()), announce)
     };
     let (file, header, dek) = home.owner.with_new_disk(Path::new("a.raw"), make).unwrap();
-    served.keyring().insert(header.uuid, dek);
+    served.keyring().insert(header.uuid, None, dek);
     assert_eq!(FileStorage::new(file).len().unwrap(), DEFAULT_DATA_OFFSET + 4096);
     assert_eq!(recorder.take(), [Claim::Exclusive], "of the list of disks");
     let disk = Path::new("a.raw");

@@ -76,7 +76,7 @@ impl ServedFolder {
         if let Some(header) = home.unverified() {
             match owner.past_of_list().filter(|past| past.gone_back().is_some()) {
                 Some(past) => self.keyring.note_list(header, Some(past)),
-                None => self.keyring.forget_note_of_list(header.claims().uuid),
+                None => self.keyring.forget_note_of_list(header.claims().uuid, header.place()),
             }
         }
         Ok(owner)

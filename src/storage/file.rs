@@ -275,6 +275,10 @@ fn drain(data: &[u8], offset: u64, mut write: impl FnMut(&[u8], u64) -> io::Resu
 }
 
 impl Storage for FileStorage {
+    fn inode(&self) -> Option<(u64, u64)> {
+        rustix::fs::fstat(&self.file).ok().map(|stat| (stat.st_dev, stat.st_ino))
+    }
+
     fn len(&self) -> Result<u64> {
         Ok(self.file.metadata().context(|| "reading the backing file's length".into())?.len())
     }

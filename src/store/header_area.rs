@@ -95,7 +95,7 @@ fn read_copy(storage: &dyn Storage, kind: ComponentKind, offset: u64) -> Result<
         found if found == kind => Ok(copy),
         found => Err(Error::new(Kind::Invalid, format!("a {}, expected a {}", found.word(), kind.word()))),
     });
-    Ok(copy)
+    Ok(copy.map(|copy| copy.at(storage.inode())))
 }
 
 /// The way out where no copy of a component's header is left.

@@ -9,7 +9,6 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use rustix::fs::OFlags;
-use uuid::Uuid;
 
 use crate::crypto::xts::Engine;
 use crate::error::{Context, Error, Kind, Result};
@@ -110,7 +109,7 @@ pub trait VmAccess: Sync {
     fn memory(&self) -> &Arc<Memory>;
 
     /// Keeps a DEK in memory, where DEKs are kept.
-    fn remember_dek(&self, uuid: Uuid, dek: &Dek);
+    fn remember_dek(&self, header: &UnverifiedHeader, dek: &Dek);
 }
 
 /// A disk that is claimed and open, perhaps to guests as well.
@@ -356,7 +355,7 @@ impl VmAccess for OfflineVm {
         &self.memory
     }
 
-    fn remember_dek(&self, _uuid: Uuid, _dek: &Dek) {}
+    fn remember_dek(&self, _header: &UnverifiedHeader, _dek: &Dek) {}
 }
 
 /// As [`VmAccess::claim_exclusive`], below an open VM folder.

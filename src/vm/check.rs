@@ -27,6 +27,7 @@ use crate::vm::inventory::misplaced::Found;
 use crate::vm::inventory::{Entry, FolderKind, Inventory, What, clear_what, headless_what, nested_what};
 use crate::vm::keyring::{self, FetchedKeks};
 use crate::vm::manifest::{HomeTree, Proof};
+use crate::vm::scan;
 use crate::vm::under_way::UnderWay;
 use sealed::{Sealed, Tally};
 
@@ -96,6 +97,7 @@ impl Check<'_> {
         checked.tell_of_lost_headers(inventory);
         checked.tell_of_nested(inventory);
         tell_of_twins(inventory, &mut checked.findings);
+        tell_of_copies(inventory, &mut checked.findings);
         checked.tell_of_tallies();
         let (findings, led_to) = (checked.findings.into_iter().enumerate(), checked.led_to);
         let mut findings: Vec<Finding> =
@@ -461,6 +463,25 @@ fn tell_of_twins(inventory: &Inventory, findings: &mut [Finding]) {
                  is unreadable",
                 twin.component_path().shown()
             );
+        }
+    }
+}
+
+/// VM folders with one UUID are copies of one VM, which may be meant: it is said of each, and is no problem by itself.
+fn tell_of_copies(inventory: &Inventory, findings: &mut [Finding]) {
+    type ByInode<'a> = BTreeMap<Option<(u64, u64)>, &'a Path>;
+    let mut homes: BTreeMap<Uuid, ByInode<'_>> = BTreeMap::new();
+    for (entry, _, headers) in inventory.components().filter(|(entry, ..)| entry.is_own_header()) {
+        if let Some(header) = headers.unverified() {
+            homes.entry(header.claims().uuid).or_default().entry(entry.inode()).or_insert(entry.component_path());
+        }
+    }
+    for (uuid, folders) in homes.into_iter().filter(|(_, folders)| folders.len() > 1) {
+        let mut folders: Vec<&Path> = folders.into_values().collect();
+        folders.sort();
+        let copies = scan::describe_copies(uuid, &folders);
+        for finding in findings.iter_mut().filter(|finding| finding.kind == "home" && finding.uuid == Some(uuid)) {
+            finding.result += &format!("; {copies}");
         }
     }
 }

@@ -3,6 +3,7 @@
 //! Key servers may take long to answer, or never do. A keyring of a mount therefore asks none on its own while a request waits
 //! for it: it says what has to be asked first (a [`PendingFetch`]), and a thread that may wait asks.
 
+mod by_place;
 mod missing_keys;
 mod pending_fetch;
 mod states;
@@ -14,12 +15,13 @@ use std::sync::{Arc, OnceLock};
 use parking_lot::{Mutex, RwLock};
 use uuid::Uuid;
 
+pub use by_place::ByPlace;
 pub use pending_fetch::PendingFetch;
 pub use states::{LastFailure, LockState};
 pub use unlock::{fetch_for, first_kek, kek_of, opens, refuse_forged, slot_for, unlock, unlock_by};
 
 use crate::error::{Error, Kind, Result};
-use crate::format::header::{ComponentKind, CopyDigest, Header, UnverifiedHeader};
+use crate::format::header::{ComponentKind, CopyDigest, Header, HeaderPlace, UnverifiedHeader};
 use crate::key::{Dek, Kek, KeyId};
 pub use crate::provider::FetchedKeks;
 use crate::provider::{Notice, Providers};
@@ -66,6 +68,9 @@ enum OfWhat {
     ListOfDisks,
 }
 
+/// By the copy of a header, what of its component has gone back, and where the header was read.
+type GoneBack = HashMap<(CopyDigest, OfWhat, Option<HeaderPlace>), (UnverifiedHeader, Past)>;
+
 type Watcher = Box<dyn Fn(&Change<'_>) + Send + Sync>;
 
 /// DEKs by component, and the providers to get more from.
@@ -73,7 +78,7 @@ pub struct Keyring {
     providers: RwLock<Arc<Providers>>,
     states: RwLock<States>,
     /// KEKs of unlocked homes: what is made in a VM is wrapped by its KEK, also while the provider cannot be reached.
-    keks: RwLock<HashMap<Uuid, NamedKek>>,
+    keks: RwLock<HashMap<Uuid, ByPlace<NamedKek>>>,
     /// Keys that opened something. Anyone can write other key ids into headers, so they are asked for before those.
     proven_keys: RwLock<HashSet<KeyId>>,
     missing_keys: Mutex<MissingKeys>,
@@ -83,7 +88,7 @@ pub struct Keyring {
     may_ask: bool,
     memory: Arc<Memory>,
     /// What has gone back, as the watcher was told.
-    gone_back: Mutex<HashMap<(CopyDigest, OfWhat), (UnverifiedHeader, Past)>>,
+    gone_back: Mutex<GoneBack>,
 }
 
 impl Keyring {
@@ -187,7 +192,7 @@ impl Keyring {
             Ok(Unlocked { dek, key_id, kek }) => {
                 let _ = self.past(header, &dek, None); // what is damaged is refused when it is opened
                 if header.claims().shape.kind() == ComponentKind::Home {
-                    self.keks.write().insert(header.claims().uuid, (key_id.clone(), kek));
+                    self.add_kek(header.claims().uuid, header.place(), (key_id.clone(), kek));
                 }
                 self.proven_keys.write().insert(key_id.clone());
                 let is_news = self.states.write().unlocked(header, dek);
@@ -237,14 +242,16 @@ impl Keyring {
         }
     }
 
-    /// The list of a home's disks is again what it was, or newer.
-    pub fn forget_note_of_list(&self, home: Uuid) {
-        let is_of_list = |what, header: &UnverifiedHeader| what == OfWhat::ListOfDisks && header.claims().uuid == home;
-        self.gone_back.lock().retain(|(_, what), (header, _)| !is_of_list(*what, header));
+    /// The list of a home's disks is again what it was, or newer. The home is known by its UUID and its header's file.
+    pub fn forget_note_of_list(&self, home: Uuid, place: Option<HeaderPlace>) {
+        let is_of_list = |what, header: &UnverifiedHeader| {
+            what == OfWhat::ListOfDisks && header.claims().uuid == home && header.place() == place
+        };
+        self.gone_back.lock().retain(|(_, what, _), (header, _)| !is_of_list(*what, header));
     }
 
     fn note(&self, header: &UnverifiedHeader, what: OfWhat, past: &Past) {
-        let place = (header.digest(), what);
+        let place = (header.digest(), what, header.place());
         let mut known = self.gone_back.lock();
         let before = known.remove(&place);
         if let Some(gone_back) = past.gone_back() {
@@ -269,7 +276,7 @@ impl Keyring {
 
     /// Why the component with this header can only be read, if it has gone back.
     pub fn gone_back(&self, header: &UnverifiedHeader) -> Option<String> {
-        let of = |what| self.gone_back.lock().get(&(header.digest(), what)).cloned();
+        let of = |what| self.gone_back.lock().get(&(header.digest(), what, header.place())).cloned();
         let known = [OfWhat::Header, OfWhat::ListOfDisks].into_iter().filter_map(of);
         let said: Vec<String> =
             known.filter_map(|(_, past)| past.allow_changes().err()).map(|error| error.chain()).collect();
@@ -314,8 +321,12 @@ impl Keyring {
     /// By the KEK of a home that is unlocked: a disk that was made beside the mount needs no provider.
     fn by_kept_kek(&self, header: &UnverifiedHeader) -> Option<Unlocked> {
         let keks = self.keks.read();
-        let kept =
-            |id: &KeyId| keks.values().find(|(kept, _)| kept == id).map(|(_, kek)| (id.clone(), Ok(Arc::clone(kek))));
+        let kept = |id: &KeyId| {
+            keks.values()
+                .flat_map(ByPlace::values)
+                .find(|(kept, _)| kept == id)
+                .map(|(_, kek)| (id.clone(), Ok(Arc::clone(kek))))
+        };
         let fetched: FetchedKeks = header.claims().slots.key_ids().filter_map(kept).collect();
         unlock_through(header, &fetched).ok()
     }
@@ -341,15 +352,20 @@ impl Keyring {
     }
 
     fn kept_kek(&self, home: &Header) -> Option<(KeyId, Arc<dyn Kek>)> {
-        let kept = self.keks.read().get(&home.uuid).cloned();
-        kept.filter(|(key_id, kek)| {
+        let keks = self.keks.read();
+        let is_its = |(key_id, kek): &&NamedKek| {
             home.slots.iter().any(|slot| slot.key_id == *key_id && refuse_other_key(slot, kek.as_ref()).is_ok())
-        })
+        };
+        keks.get(&home.uuid)?.values().find(is_its).cloned()
+    }
+
+    fn add_kek(&self, home: Uuid, place: Option<HeaderPlace>, kek: NamedKek) {
+        self.keks.write().entry(home).or_default().insert(place, kek);
     }
 
     fn fetch_kek(&self, home: &Header) -> Result<(KeyId, Arc<dyn Kek>)> {
         let kek = first_kek(home, &self.providers())?;
-        self.keks.write().insert(home.uuid, kek.clone());
+        self.add_kek(home.uuid, None, kek.clone());
         Ok(kek)
     }
 
@@ -373,7 +389,7 @@ impl Keyring {
     /// Asks for the state of the keys that new components would be wrapped by, so that it is known when their server is lost.
     /// May take long; a provider says whether a key still wraps.
     pub fn confirm_keys(&self) {
-        let kept: Vec<NamedKek> = self.keks.read().values().cloned().collect();
+        let kept: Vec<NamedKek> = self.keks.read().values().flat_map(ByPlace::values).cloned().collect();
         for (_, kek) in kept {
             kek.refresh_state();
         }
@@ -389,13 +405,12 @@ impl Keyring {
 
     /// The DEK in memory that verifies a header.
     pub fn known_dek(&self, header: &UnverifiedHeader) -> Option<Arc<Dek>> {
-        let dek = self.states.read().dek(header.claims().uuid);
-        dek.filter(|dek| header.clone().verify(dek).is_ok())
+        self.states.read().dek(header)
     }
 
-    /// Whether a DEK of the component with this UUID is in memory.
-    pub fn has_dek(&self, uuid: Uuid) -> bool {
-        self.states.read().dek(uuid).is_some()
+    /// Whether a DEK of the component with this UUID, whose header this file has, is in memory.
+    pub fn has_dek(&self, uuid: Uuid, place: Option<HeaderPlace>) -> bool {
+        self.states.read().has_dek(uuid, place)
     }
 
     /// The last time that the component with this header could not be unlocked.
@@ -425,19 +440,21 @@ impl Keyring {
 
     /// Forgets a component's DEK, and a home's KEK.
     pub fn lock(&self, header: &UnverifiedHeader) {
-        let uuid = header.claims().uuid;
+        let (uuid, place) = (header.claims().uuid, header.place());
         let mut states = self.states.write();
         states.lock(header);
-        if states.dek(uuid).is_none() {
-            self.keks.write().remove(&uuid);
+        if !states.has_dek(uuid, place)
+            && let Some(keks) = self.keks.write().get_mut(&uuid)
+        {
+            keks.retain(|known, _| states.is_another(known, place));
         }
         drop(states);
         self.tell(&Change { what: NoticeSubject::Lock, header: Some(header), key_id: None, error: None });
     }
 
-    /// Adds a component that was just made, with the key it was made with.
-    pub fn insert(&self, uuid: Uuid, dek: Dek) {
-        self.states.write().made(uuid, dek);
+    /// Adds a component that was just made, with the key it was made with, and the file that its header has.
+    pub fn insert(&self, uuid: Uuid, place: Option<HeaderPlace>, dek: Dek) {
+        self.states.write().made(uuid, place, dek, None);
     }
 
     /// What providers have had to tell since this was last asked, without what they reported before.

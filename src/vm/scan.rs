@@ -258,6 +258,16 @@ pub fn vm_folders(path: &Path) -> Option<String> {
     (!names.is_empty()).then(|| names.join(", "))
 }
 
+/// What to say of VM folders that have one UUID: nothing but their places tells them apart.
+pub fn describe_copies(uuid: Uuid, folders: &[&Path]) -> String {
+    let names: Vec<String> = folders.iter().map(|folder| folder.shown().to_string()).collect();
+    format!(
+        "{} are copies of one VM (UUID {uuid}): to this host, a change of one makes the others older, so that these can only be read; \
+         `vmcryptfs clone` makes a VM of its own of a copy",
+        names.join(" and ")
+    )
+}
+
 /// The nearest folder around a path that is one of a VM.
 pub fn folder_around(path: &Path) -> Option<PathBuf> {
     let path = std::path::absolute(path).ok()?; // a name without a folder has nothing around it

@@ -260,7 +260,7 @@ impl<'w> DiskWork<'w> {
         let slots = target.slots(&header.slots, &new)?;
         self.open.deep_rekey().begin_deep_rekey(self.open.dek(), &new, slots)?;
         self.memory.meet(self.point(&new)?);
-        place.remember_dek(header.uuid, &new);
+        place.remember_dek(&stored.header, &new);
         self.new_dek = Some(new);
         Ok((header.uuid, true))
     }

@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use uuid::Uuid;
 
 use crate::crypto::random;
 use crate::crypto::xts::Engine;
@@ -268,7 +267,7 @@ impl VmAccess for TestVm {
         &self.memory
     }
 
-    fn remember_dek(&self, _uuid: Uuid, _dek: &Dek) {}
+    fn remember_dek(&self, _header: &UnverifiedHeader, _dek: &Dek) {}
 }
 
 impl Claimed for &Part {

@@ -170,3 +170,62 @@ fn disks_are_made_neither_beside_a_read_only_mount_nor_in_a_folder_of_a_vm() {
     host.run(&["create-disk", host.path("web01/n.raw"), "--size", "1M"]);
     mount.unmount();
 }
+
+#[test]
+fn copies_of_a_vm_folder_are_named_and_each_has_its_own_keys() {
+    let host = Host::new();
+    fs::create_dir(host.path("vms")).unwrap();
+    host.run(&["create", host.path("vms/a")]);
+    host.run(&["create-disk", host.path("vms/a/d.raw"), "--size", "1M"]);
+    let copied =
+        std::process::Command::new("cp").args(["-a", host.path("vms/a"), host.path("vms/b")]).status().unwrap();
+    assert!(copied.success());
+    let words = "a and b are copies of one VM (UUID ";
+    let (code, text) = check(&host, &[host.path("vms")]);
+    assert!(code == Some(0) && text.contains(words) && text.contains("`vmcryptfs clone`"), "{text}");
+    let mount = host.mount("vms", &["--require-unlocked"]);
+    assert!(host.log().contains(words));
+    let opens = |name: &str| File::open(mount.path(&format!("{name}/d.raw"))).is_ok();
+    let state = |name: &str| {
+        let status = mount.status();
+        let found = status["components"].as_array().unwrap().iter().find(|one| one["path"] == name).unwrap();
+        found["state"].as_str().unwrap().to_owned()
+    };
+    // Identical as they are, each is locked by itself, also while the other one is open.
+    let held = File::open(mount.path("b/d.raw")).unwrap();
+    let at = |name: &str| mount.path(name).display().to_string();
+    host.run(&["lock", &at("a")]);
+    assert_eq!((state("a"), state("a/d.raw"), state("b"), state("b/d.raw")), {
+        let [locked, unlocked] = ["locked", "unlocked"].map(str::to_owned);
+        (locked.clone(), locked, unlocked.clone(), unlocked)
+    });
+    assert!(!opens("a") && opens("b"));
+    host.refuses(&["lock", &at("b")], 6, "b/d.raw is open");
+    host.run(&["unlock", &at("a")]);
+    assert!(opens("a"));
+    drop(held);
+    mount.unmount();
+
+    // With keys of its own, each has them at once, without its provider. The older one can only be read.
+    host.run(&["rekey", "--deep", host.path("vms/a")]);
+    let mount = host.mount("vms", &[]);
+    fs::rename(host.path("config/keys"), host.path("config/keys.away")).unwrap();
+    for name in ["a", "b", "a", "b"] {
+        File::open(mount.path(&format!("{name}/d.raw"))).unwrap();
+    }
+    let status = host.run(&["status", mount.root().to_str().unwrap()]);
+    assert!(
+        status.contains(words) && status.contains("\nb has gone back: ") && !status.contains("\na has"),
+        "{status}"
+    );
+    fs::write(mount.path("a/new.nvram"), "x").unwrap();
+    assert_eq!(fs::write(mount.path("b/new.nvram"), "x").unwrap_err().raw_os_error(), Some(libc::EROFS));
+    fs::rename(host.path("config/keys.away"), host.path("config/keys")).unwrap();
+    mount.unmount();
+    // What the advice leads to.
+    host.run(&["accept-rollback", host.path("vms/b")]);
+    host.run(&["clone", host.path("vms/b"), host.path("vms/c")]);
+    fs::remove_dir_all(host.path("vms/b")).unwrap();
+    let (code, text) = check(&host, &[host.path("vms")]);
+    assert!(code == Some(0) && !text.contains("copies of one VM"), "{text}");
+}

@@ -166,7 +166,7 @@ impl Waiting<'_> {
             }
             let shown = of_components.into_iter().chain(summary::damaged_copies(&all));
             let advice = |said| format!("{said}; see `vmcryptfs status {}`", quoted(mountpoint));
-            return Ok(shown.map(advice).chain(hidden).collect());
+            return Ok(shown.map(advice).chain(hidden).chain(summary::copies(&all)).collect());
         }
     }
 

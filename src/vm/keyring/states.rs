@@ -1,7 +1,8 @@
 //! What is known of components: the DEKs of those that opened, and why copies of headers did not.
 //!
 //! Anyone who can write one folder can write a header with the UUID of another folder's component there. A UUID therefore
-//! stands only for what one of its headers proved. A failure belongs to the copy that was tried, by its digest.
+//! stands only for what one of its headers proved. A failure belongs to the copy that was tried, by its digest. A folder may be a copy
+//! of another one, with the same UUIDs and other keys by now: what is known belongs to the file that the header was read from.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -9,10 +10,11 @@ use std::sync::Arc;
 use uuid::Uuid;
 
 use crate::error::{Error, Kind};
-use crate::format::header::{CopyDigest, UnverifiedHeader};
+use crate::format::header::{CopyDigest, HeaderPlace, UnverifiedHeader};
 use crate::key::Dek;
 use crate::provider::Trouble;
 use crate::timestamp::Timestamp;
+use crate::vm::keyring::by_place::ByPlace;
 
 /// Whether a component's DEK is in memory.
 #[derive(Clone)]
@@ -55,14 +57,22 @@ pub struct LastFailure {
 /// The states of a keyring's components.
 #[derive(Default)]
 pub(super) struct States {
-    proven: HashMap<Uuid, Proven>,
-    locked: HashMap<CopyDigest, LockedCopy>,
+    proven: HashMap<Uuid, ByPlace<Proven>>,
+    locked: HashMap<CopyDigest, ByPlace<LockedCopy>>,
+    /// Files that were there when the folder was last looked through.
+    there: HashSet<HeaderPlace>,
 }
 
 /// A component of which a header was verified.
 struct Proven {
     state: LockState,
     last_failure: Option<LastFailure>,
+}
+
+impl Proven {
+    fn dek(&self) -> Option<&Arc<Dek>> {
+        if let LockState::Unlocked(dek) = &self.state { Some(dek) } else { None }
+    }
 }
 
 /// A copy of a header that nothing proved.
@@ -73,25 +83,45 @@ struct LockedCopy {
 }
 
 impl States {
-    /// The DEK that a header of this UUID proved.
-    pub(super) fn dek(&self, uuid: Uuid) -> Option<Arc<Dek>> {
-        match &self.proven.get(&uuid)?.state {
-            LockState::Unlocked(dek) => Some(Arc::clone(dek)),
-            LockState::Locked { .. } => None,
+    /// The DEK that verifies a header: the one that its file had, or if nothing is known of that, one of a file that it replaced.
+    pub(super) fn dek(&self, header: &UnverifiedHeader) -> Option<Arc<Dek>> {
+        let proven = self.proven.get(&header.claims().uuid)?;
+        let own = proven.get(header.place());
+        if own.is_some_and(|own| !own.state.is_unlocked()) {
+            return None;
+        }
+        let all = own.into_iter().chain(proven.values()).filter_map(Proven::dek);
+        all.into_iter().find(|dek| header.clone().verify(dek).is_ok()).map(Arc::clone)
+    }
+
+    /// Whether a DEK of the component with this UUID is in memory, as far as known of this file.
+    pub(super) fn has_dek(&self, uuid: Uuid, place: Option<HeaderPlace>) -> bool {
+        let Some(proven) = self.proven.get(&uuid) else { return false };
+        match proven.get(place) {
+            Some(own) => own.state.is_unlocked(),
+            None => proven.values().any(|other| other.state.is_unlocked()),
         }
     }
 
     /// The state of a component whose header is not opened by [`dek`](Self::dek).
     pub(super) fn locked(&self, header: &UnverifiedHeader) -> Option<LockState> {
-        let copy = self.locked.get(&header.digest()).map(|copy| &copy.state);
-        let by_command = || self.proven.get(&header.claims().uuid).map(|proven| &proven.state);
+        let copy = self.copy(header).map(|copy| &copy.state);
+        let by_command = || self.own(header).map(|proven| &proven.state);
         copy.or_else(by_command).filter(|state| !state.is_unlocked()).cloned()
     }
 
+    fn copy(&self, header: &UnverifiedHeader) -> Option<&LockedCopy> {
+        self.locked.get(&header.digest())?.get(header.place())
+    }
+
+    fn own(&self, header: &UnverifiedHeader) -> Option<&Proven> {
+        self.proven.get(&header.claims().uuid)?.get(header.place())
+    }
+
     pub(super) fn last_failure(&self, header: &UnverifiedHeader) -> Option<LastFailure> {
-        match self.locked.get(&header.digest()) {
+        match self.copy(header) {
             Some(copy) => copy.last_failure.clone(),
-            None => self.proven.get(&header.claims().uuid)?.last_failure.clone(),
+            None => self.own(header)?.last_failure.clone(),
         }
     }
 
@@ -99,78 +129,113 @@ impl States {
     pub(super) fn expect(&mut self, header: &UnverifiedHeader) {
         let reason = "its key has not come yet".to_owned();
         let state = LockState::Locked { kind: Kind::KeyUnavailable, reason, by_command: false };
-        let uuid = header.claims().uuid;
-        self.locked.entry(header.digest()).or_insert(LockedCopy { uuid, state, last_failure: None });
+        let (uuid, copies) = (header.claims().uuid, self.locked.entry(header.digest()).or_default());
+        if copies.get(header.place()).is_none() {
+            copies.insert(header.place(), LockedCopy { uuid, state, last_failure: None });
+        }
     }
 
     /// Keeps the DEK that verified a header; `false` when it was in memory already and this copy had not failed.
     pub(super) fn unlocked(&mut self, header: &UnverifiedHeader, dek: Dek) -> bool {
-        let copy = self.locked.remove(&header.digest());
+        let copy = self.take_copy(header);
         let had_failed = copy.is_some();
-        let before = self.insert(header.claims().uuid, dek);
-        let was_unlocked = before.as_ref().is_some_and(|before| before.state.is_unlocked());
-        let last_failure = copy.and_then(|copy| copy.last_failure).or_else(|| before?.last_failure);
-        if let Some(proven) = self.proven.get_mut(&header.claims().uuid) {
-            proven.last_failure = last_failure;
-        }
+        let last_failure = copy.and_then(|copy| copy.last_failure);
+        let was_unlocked = self.made(header.claims().uuid, header.place(), dek, last_failure);
         had_failed || !was_unlocked
     }
 
-    fn insert(&mut self, uuid: Uuid, dek: Dek) -> Option<Proven> {
-        self.proven.insert(uuid, Proven { state: LockState::Unlocked(Arc::new(dek)), last_failure: None })
+    fn take_copy(&mut self, header: &UnverifiedHeader) -> Option<LockedCopy> {
+        let copies = self.locked.get_mut(&header.digest())?;
+        let taken = copies.remove(header.place());
+        if copies.is_empty() {
+            self.locked.remove(&header.digest());
+        }
+        taken
     }
 
-    /// Adds a component that was just made.
-    pub(super) fn made(&mut self, uuid: Uuid, dek: Dek) {
-        let before = self.insert(uuid, dek);
-        if let (Some(before), Some(proven)) = (before, self.proven.get_mut(&uuid)) {
-            proven.last_failure = before.last_failure;
-        }
+    /// Adds a component that was just made, or unlocked; whether its DEK was in memory. A failure before is not forgotten.
+    pub(super) fn made(
+        &mut self,
+        uuid: Uuid,
+        place: Option<HeaderPlace>,
+        dek: Dek,
+        last_failure: Option<LastFailure>,
+    ) -> bool {
+        let places = self.proven.entry(uuid).or_default();
+        let last_failure = last_failure.or_else(|| places.get(place)?.last_failure.clone());
+        let before = places.insert(place, Proven { state: LockState::Unlocked(Arc::new(dek)), last_failure });
+        before.is_some_and(|before| before.state.is_unlocked())
     }
 
     /// Remembers why a copy did not open; `false` when it failed for the same reason before.
     pub(super) fn failed(&mut self, header: &UnverifiedHeader, error: &Error) -> bool {
         let (uuid, reason, kind, trouble) = (header.claims().uuid, error.chain(), error.kind(), Trouble::of(error));
-        let before = self.locked.get(&header.digest()).and_then(|copy| copy.last_failure.as_ref());
+        let before = self.copy(header).and_then(|copy| copy.last_failure.as_ref());
         let since = before.filter(|last| (last.kind, last.trouble) == (kind, trouble)).map(|last| last.since);
         let is_news = since.is_none();
         let since = since.unwrap_or_else(Timestamp::now);
         let state = LockState::Locked { kind, reason: reason.clone(), by_command: false };
         let last_failure = Some(LastFailure { since, reason, kind, trouble });
-        self.locked.insert(header.digest(), LockedCopy { uuid, state, last_failure });
+        self.add_copy(header, LockedCopy { uuid, state, last_failure });
         is_news
     }
 
-    /// Forgets the DEK of a component, if it is the one of this header: a copy that nothing proved is locked by itself.
+    fn add_copy(&mut self, header: &UnverifiedHeader, copy: LockedCopy) {
+        self.locked.entry(header.digest()).or_default().insert(header.place(), copy);
+    }
+
+    /// Forgets the DEK of a component, if it is the one of this header: a copy that nothing proved is locked by itself. DEKs that files
+    /// had which are not there any more are forgotten with it.
     pub(super) fn lock(&mut self, header: &UnverifiedHeader) {
         let uuid = header.claims().uuid;
         let reason = "by command: `vmcryptfs unlock MOUNTPOINT` unlocks it".to_owned();
         let state = LockState::Locked { kind: Kind::KeyUnavailable, reason, by_command: true };
-        let is_proven = self.dek(uuid).is_some_and(|dek| header.clone().verify(&dek).is_ok());
-        if is_proven && let Some(proven) = self.proven.get_mut(&uuid) {
-            proven.state = state;
+        let last_failure = self.last_failure(header);
+        if self.dek(header).is_some() {
+            let (place, there) = (header.place(), &self.there);
+            let places = self.proven.entry(uuid).or_default();
+            places.retain(|known, _| is_another(there, known, place));
+            places.insert(place, Proven { state, last_failure });
         } else {
-            let last_failure = self.last_failure(header);
-            self.locked.insert(header.digest(), LockedCopy { uuid, state, last_failure });
+            self.add_copy(header, LockedCopy { uuid, state, last_failure });
         }
+    }
+
+    /// Whether what is known of a file is another component's than that of this file: a copy's, and not a former one's.
+    pub(super) fn is_another(&self, known: Option<HeaderPlace>, place: Option<HeaderPlace>) -> bool {
+        is_another(&self.there, known, place)
     }
 
     /// Forgets copies that are not there any more.
     pub(super) fn retain<'h>(&mut self, headers: impl Iterator<Item = &'h UnverifiedHeader>) {
-        let there: HashSet<CopyDigest> = headers.map(UnverifiedHeader::digest).collect();
-        self.locked.retain(|digest, _| there.contains(digest));
+        let mut copies: HashMap<CopyDigest, HashSet<Option<HeaderPlace>>> = HashMap::new();
+        self.there.clear();
+        for header in headers {
+            self.there.extend(header.place());
+            copies.entry(header.digest()).or_default().insert(header.place());
+        }
+        self.locked.retain(|digest, known| {
+            let Some(places) = copies.get(digest) else { return false };
+            known.retain(|place, _| place.is_none() || places.contains(&place) || places.contains(&None));
+            !known.is_empty()
+        });
     }
 
     /// How many components are unlocked, and locked.
     pub(super) fn count(&self) -> (usize, usize) {
-        let (unlocked, by_command): (Vec<_>, Vec<_>) =
-            self.proven.iter().partition(|(_, proven)| proven.state.is_unlocked());
-        let tried: HashSet<Uuid> = self.locked.values().map(|copy| copy.uuid).collect();
-        let untried = by_command.iter().filter(|(uuid, _)| !tried.contains(uuid)).count();
-        (unlocked.len(), self.locked.len() + untried)
+        let all = self.proven.iter().flat_map(|(uuid, places)| places.values().map(move |proven| (uuid, proven)));
+        let (unlocked, by_command): (Vec<_>, Vec<_>) = all.partition(|(_, proven)| proven.state.is_unlocked());
+        let copies = || self.locked.values().flat_map(ByPlace::values);
+        let tried: HashSet<Uuid> = copies().map(|copy| copy.uuid).collect();
+        let untried = by_command.iter().filter(|(uuid, _)| !tried.contains(*uuid)).count();
+        (unlocked.len(), copies().count() + untried)
     }
 
     pub(super) fn waits_for_provider(&self) -> bool {
-        self.locked.values().any(|copy| copy.state.waits_for_provider())
+        self.locked.values().flat_map(ByPlace::values).any(|copy| copy.state.waits_for_provider())
     }
+}
+
+fn is_another(there: &HashSet<HeaderPlace>, known: Option<HeaderPlace>, place: Option<HeaderPlace>) -> bool {
+    known != place && known.is_some_and(|known| there.contains(&known))
 }

@@ -50,7 +50,7 @@ fn failure(trouble: Trouble) -> Error {
 fn a_component_that_is_locked_has_no_key_in_memory_until_it_is_unlocked() {
     let ring = Ring::new();
     let (keyring, disk) = (&ring.keyring, ring.disk.claims().uuid);
-    assert!(keyring.state(&ring.disk).is_none() && !keyring.has_dek(disk) && keyring.count() == (0, 0));
+    assert!(keyring.state(&ring.disk).is_none() && !keyring.has_dek(disk, None) && keyring.count() == (0, 0));
     ring.unlock_all();
     assert_eq!((keyring.count(), ring.told(NoticeSubject::Unlock)), ((2, 0), vec![false, false]));
     ring.unlock_all();
@@ -58,8 +58,8 @@ fn a_component_that_is_locked_has_no_key_in_memory_until_it_is_unlocked() {
     let home = ring.home();
     keyring.lock(&ring.disk);
     assert_eq!((keyring.count(), ring.told(NoticeSubject::Lock)), ((1, 1), vec![false]));
-    assert!(!keyring.has_dek(disk) && keyring.known_dek(&ring.disk).is_none());
-    assert!(keyring.has_dek(home.uuid) && keyring.kept_kek(&home).is_some(), "the home's keys stay");
+    assert!(!keyring.has_dek(disk, None) && keyring.known_dek(&ring.disk).is_none());
+    assert!(keyring.has_dek(home.uuid, None) && keyring.kept_kek(&home).is_some(), "the home's keys stay");
     let refused = keyring.dek(&ring.disk).unwrap_err();
     assert_eq!((refused.kind(), refused.to_string().contains("by command")), (Kind::KeyUnavailable, true));
     keyring.lock(&ring.home);
@@ -89,6 +89,39 @@ fn locking_a_header_that_nothing_proved_leaves_the_component_unlocked() {
     // What is not there any more is forgotten.
     ring.keyring.retain([&ring.home, &ring.disk].into_iter());
     assert!(ring.keyring.state(&strange).is_none() && ring.keyring.count() == (2, 0));
+}
+
+/// A copy of a VM folder has its UUIDs, and may have other keys by now.
+#[test]
+fn copies_of_one_component_are_locked_and_unlocked_each_by_itself() {
+    let ring = Ring::new();
+    ring.unlock_all();
+    let (home, dek) = (ring.home(), ring.keyring.dek(&ring.home).unwrap());
+    // The same, in another place; and the same after the copy got keys of its own.
+    let copy = ring.home.clone().at(Some((1, 2)));
+    let other_dek = crate::crypto::random::home_dek().unwrap();
+    let rekeyed = Header { sequence: home.sequence + 1, ..home.clone() };
+    let rekeyed = UnverifiedHeader::decode(&rekeyed.encode(&other_dek).unwrap()).unwrap().at(Some((1, 3)));
+    ring.keyring.insert(home.uuid, copy.place(), dek.duplicate());
+    ring.keyring.insert(home.uuid, rekeyed.place(), other_dek);
+    let all = [&ring.home, &copy, &rekeyed];
+    ring.keyring.retain(all.into_iter().chain([&ring.disk]));
+    let unlocked = || all.map(|header| ring.keyring.known_dek(header).is_some());
+    assert_eq!((unlocked(), ring.keyring.count()), ([true; 3], (4, 0)));
+    ring.keyring.lock(&copy);
+    assert_eq!((unlocked(), ring.keyring.count()), ([true, false, true], (3, 1)));
+    assert!(ring.keyring.kept_kek(&home).is_some());
+    ring.keyring.lock(&ring.home);
+    assert_eq!(unlocked(), [false, false, true]);
+    ring.unlock_all();
+    assert_eq!(unlocked(), [true, false, true]);
+    // A file that took the place of another has its keys, and with it they go.
+    let moved = ring.home.clone().at(Some((1, 4)));
+    assert!(ring.keyring.known_dek(&moved).is_some());
+    ring.keyring.retain([&moved, &ring.disk].into_iter());
+    ring.keyring.lock(&moved);
+    assert_eq!(unlocked(), [false; 3], "nothing is left of what is not there");
+    assert!(ring.keyring.kept_kek(&home).is_none());
 }
 
 #[test]
