@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # `encrypt` and `decrypt` are killed at their writes, syncs, renames, links and removals, one after the other, or one of these
 # fails; what they leave behind is finished, or turned back, and equals the original byte for byte. And no new form gets its name before it is synced.
+# What is decrypted has a manifest, by which no run is refused, and of which nothing is left.
 #
 #     KILL_STEP    of how many such calls one is tried (9)
 set -euo pipefail
@@ -100,6 +101,11 @@ echo "$hits hits, $misses misses"
 
 fresh
 vmc encrypt "$vm" >/dev/null 2>&1
+start_mount "$vm" "$work/mnt" --manifest
+: >"$work/mnt/changed"
+rm "$work/mnt/changed"
+stop_mount "$work/mnt"
+[[ -e $vm/.vmcryptfs-manifest ]] || fail "the home has no manifest"
 cp -a --sparse=always "$vm" "$work/encrypted"
 step "decrypt dies or fails at one of $step_width of its calls"
 hits=0 misses=0

@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use crate::error::{Context, Error, Kind, Result};
 use crate::event::EventName;
-use crate::format::header::{ComponentKind, HOME_FILE};
+use crate::format::header::{ComponentKind, HOME_FILE, StoredState};
 use crate::gate::{Object, Operation, Trail};
 use crate::progress::{OnProgress, to_the_end};
 use crate::provider::{FetchedKeks, Providers};
@@ -137,7 +137,8 @@ fn accept_manifest(
     let header = stored.header.clone().verify(&dek)?;
     let keys = HomeKeys::of(&header, &dek)?;
     let tree = HomeTree { dir, header: &header, keys: &keys, memory, go_on: &to_the_end };
-    if !tree.is_kept() || HomeState::Encrypted.refuse_unfinished(&header).is_err() {
+    let is_decrypting = header.state == Some(StoredState::Decrypting); // its manifest says of the rest what it is
+    if !tree.is_kept() || (!is_decrypting && HomeState::Encrypted.refuse_unfinished(&header).is_err()) {
         return Ok(None);
     }
     let alone = claim_exclusive(dir, &Component::Home, &FileLocks, &to_the_end);

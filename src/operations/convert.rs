@@ -110,11 +110,15 @@ impl<C: Conversion> Operation for ConvertVm<'_, C> {
         trail.in_parts();
         let providers = Providers::load(self.config)?;
         let (folder, dry_run) = (self.folder, self.dry_run);
-        let meaning = if self.to.takes_home() { Meaning::Ends } else { Meaning::SameHome };
+        let takes_home = self.to.takes_home();
         let run = |on_progress: OnProgress<'_>| {
             self.to.run((folder, &providers), dry_run, on_progress, &mut |converted| record(trail, &converted))
         };
-        if dry_run { run(on_progress) } else { keeping_manifest(folder, &providers, meaning, on_progress, run) }
+        // What is decrypted as a whole is judged by its manifest to the end.
+        if dry_run || takes_home {
+            return run(on_progress);
+        }
+        keeping_manifest(folder, &providers, Meaning::SameHome, on_progress, run)
     }
 }
 

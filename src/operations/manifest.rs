@@ -24,15 +24,12 @@ pub(super) enum Meaning<'a> {
     SameHome,
     /// What has this path below the VM folder belongs there from now on.
     Accepts(&'a Path),
-    /// All of it is decrypted, if it is as it was left.
-    Ends,
 }
 
 /// Does `work` to a VM folder, and keeps the manifest of its home true, if it has one.
 ///
 /// # Errors
-/// Those of `work`; `Io` when the manifest cannot be opened, `Busy` for a home that is used and would lose it, and `Stopped`, before
-/// anything is done.
+/// Those of `work`; `Io` when the manifest cannot be opened, and `Stopped`, before anything is done.
 pub(super) fn keeping_manifest<T>(
     path: &Path,
     providers: &Providers,
@@ -45,7 +42,7 @@ pub(super) fn keeping_manifest<T>(
     let kept = Kept { dir, providers, memory: Memory::of(providers) };
     let begun = {
         let looking = Looking::new(&mut *on_progress);
-        kept.begin(&stored, meaning, &|| looking.tell())?
+        kept.begin(&stored, &|| looking.tell())?
     };
     let done = work(on_progress);
     let accepts = |proof: Proof| {
@@ -68,25 +65,14 @@ struct Kept<'a> {
 
 impl Kept<'_> {
     /// `None` where there is no manifest, or the home cannot be changed: then the work says why.
-    fn begin(&self, stored: &StoredHeader, meaning: Meaning<'_>, go_on: &GoOn<'_>) -> Result<Option<Proof>> {
+    fn begin(&self, stored: &StoredHeader, go_on: &GoOn<'_>) -> Result<Option<Proof>> {
         if !HomeTree::is_kept_of(&self.dir, stored.header.claims().uuid, &self.memory) {
             return Ok(None);
         }
         self.with_tree(stored, go_on, |tree| {
             let proof = tree.prove()?;
-            Ok(match meaning {
-                Meaning::SameHome | Meaning::Accepts(_) => {
-                    tree.seal(Purpose::Open, &proof)?;
-                    proof
-                }
-                Meaning::Ends => {
-                    // In a home that is used the work is refused, and what the manifest proves is not given up for that.
-                    let _alone = claim_exclusive(&self.dir, &Component::Home, &FileLocks, go_on)?;
-                    proof.refuse_changed()?;
-                    tree.remove()?;
-                    proof.after_removal()
-                }
-            })
+            tree.seal(Purpose::Open, &proof)?;
+            Ok(proof)
         })
     }
 
@@ -125,30 +111,6 @@ mod tests {
     use crate::format::manifest::MANIFEST_FILE;
     use crate::progress::Progress;
     use crate::vm::datastore::Datastore;
-
-    #[test]
-    fn a_home_in_use_keeps_its_manifest_where_the_work_would_be_refused() {
-        let ds = Datastore::new(&["vm"]);
-        let (vm, providers) = (ds.path("vm"), ds.providers());
-        let kept = Kept { dir: folder::open_dir(&vm).unwrap(), providers: &providers, memory: Memory::of(&providers) };
-        let stored = folder::read_whole_home(&kept.dir).unwrap().unwrap();
-        kept.with_tree(&stored, &to_the_end, |tree| tree.seal(Purpose::Close, &Proof::default())).unwrap();
-        let manifest = || std::fs::read(vm.join(MANIFEST_FILE)).ok();
-        let before = manifest();
-        let in_use = folder::use_home(&kept.dir, &FileLocks).unwrap();
-        let work = |_: OnProgress<'_>| -> Result<()> { Err(Error::new(Kind::Busy, "in use")) };
-        let refused = keeping_manifest(&vm, &providers, Meaning::Ends, &mut |_| Ok(()), work).unwrap_err();
-        assert_eq!(refused.kind(), Kind::Busy);
-        assert!(manifest() == before && before.is_some(), "the manifest is gone");
-        assert!(kept.memory.manifest_counter(stored.header.claims().uuid).is_some());
-        drop(in_use);
-        let work = |_: OnProgress<'_>| {
-            assert!(manifest().is_none());
-            Ok(())
-        };
-        keeping_manifest(&vm, &providers, Meaning::Ends, &mut |_| Ok(()), work).unwrap();
-        assert!(manifest().is_some());
-    }
 
     #[test]
     fn a_verb_is_stopped_while_it_compares_a_home_with_its_manifest() {

@@ -31,10 +31,19 @@ impl Between<'_> {
     pub(super) fn settle(&self, sealed: &[Entry], there: &mut Vec<Entry>) -> Result<()> {
         let is_decrypting = self.header.state == Some(StoredState::Decrypting);
         let turns_disks = is_decrypting || self.header.state == Some(StoredState::ConvertingDisks);
+        let sealed: HashMap<&[u8], &Entry> = sealed.iter().map(|entry| (entry.path.as_slice(), entry)).collect();
+        for now in there.iter_mut() {
+            // A file that lost its header in a crash gets one before it is decrypted. It is the hole that it was.
+            let was = sealed
+                .get(now.path.as_slice())
+                .filter(|was| was.kind == EntryKind::Empty && was.content == now.content);
+            if let Some(&was) = was.filter(|was| now.kind == EntryKind::File && was.values == now.values) {
+                *now = was.clone();
+            }
+        }
         if !turns_disks && !self.is_before_rekey {
             return Ok(());
         }
-        let sealed: HashMap<&[u8], &Entry> = sealed.iter().map(|entry| (entry.path.as_slice(), entry)).collect();
         if is_decrypting {
             // A clear file is not the home's: anyone may put one into a folder that is no longer encrypted.
             let is_home_s = |kind| matches!(kind, EntryKind::File | EntryKind::Link | EntryKind::Disk);

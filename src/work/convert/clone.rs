@@ -25,6 +25,7 @@ use crate::vm::draft::Draft;
 use crate::vm::folder::{self, NewHome};
 use crate::vm::home_state::HomeState;
 use crate::vm::inventory::misplaced;
+use crate::vm::manifest::Expected;
 use crate::vm::{disk, inventory, keyring, members, outer, scan};
 use crate::work::convert::attributes::{self, Attributes, ChangeTime, Sealing};
 use crate::work::convert::clone_file::{Copied, Source};
@@ -199,7 +200,8 @@ fn names(
     let mut names = Names::default();
     place.files(Some(&home.keys), (&mut names, pace))?;
     let root = &source.dir;
-    let source = Source { root, keys: &home.keys, owner: &home.owner, providers, engine: options.engine };
+    let engine = options.engine;
+    let source = Source { root, keys: &home.keys, expected: None, owner: &home.owner, providers, engine };
     for entry in entries.iter().filter(|entry| entry.found == EntryForm::Disk) {
         pace.tell()?;
         let disk = source.open_disk(entry).context(|| entry.path.shown().to_string())?;
@@ -262,9 +264,11 @@ impl Cloning<'_> {
                     .context(|| format!("making folder {}", folder.path.shown()))?;
             }
         }
+        let expected = self.source.sealed_entries(&Memory::of(self.providers), pace)?;
         let source = Source {
             root: &self.source.dir,
             keys: &self.source.unlocked()?.keys,
+            expected: expected.as_ref(),
             owner: &self.source.unlocked()?.owner,
             providers: self.providers,
             engine: self.options.engine,
@@ -291,7 +295,7 @@ impl Cloning<'_> {
         }
         for entry in self.entries.iter().rev() {
             pace.tell()?;
-            self.other(entry, &keys).context(|| entry.path.shown().to_string())?;
+            self.other(entry, (&keys, expected.as_ref())).context(|| entry.path.shown().to_string())?;
         }
         members::create(self.draft, header.uuid, &dek, &list)?;
         self.refuse_if_changed(pace)?;
@@ -318,13 +322,13 @@ impl Cloning<'_> {
     }
 
     /// What is not a regular file; each folder after what it holds.
-    fn other(&self, entry: &Entry, keys: &HomeKeys) -> Result<()> {
+    fn other(&self, entry: &Entry, (keys, expected): (&HomeKeys, Option<&Expected>)) -> Result<()> {
         let (parent, name) = (parent_of(self.draft, &entry.path)?, file_name(entry));
         match FileType::from_raw_mode(entry.stat.st_mode) {
             FileType::RegularFile => Ok(()),
             FileType::Directory => self.folder(entry, keys),
             FileType::Symlink => {
-                let text = self.link_text(entry, keys)?;
+                let text = self.link_text(entry, keys, expected)?;
                 let is_new = entry.found == EntryForm::SealedLink && !self.options.same_keys;
                 let time = if is_new { ChangeTime::Later } else { ChangeTime::Kept };
                 rustix::fs::symlinkat(text.as_os_str(), &parent, name).context(|| "making a symbolic link".into())?;
@@ -355,8 +359,11 @@ impl Cloning<'_> {
         to.sync_all().context(|| "making names durable".into())
     }
 
-    fn link_text(&self, entry: &Entry, keys: &HomeKeys) -> Result<OsString> {
+    fn link_text(&self, entry: &Entry, keys: &HomeKeys, expected: Option<&Expected>) -> Result<OsString> {
         let text = read_text(&self.source.dir, &entry.path)?;
+        if let (EntryForm::SealedLink, Some(expected)) = (entry.found, expected) {
+            expected.check_link(&entry.path, &text)?;
+        }
         if entry.found != EntryForm::SealedLink || self.options.same_keys {
             return Ok(text);
         }

@@ -16,6 +16,7 @@ use crate::store::header_area;
 use crate::store::home_file::HomeKeys;
 use crate::vm::home::disk_id;
 use crate::vm::keyring;
+use crate::vm::manifest::Expected;
 use crate::vm::open_form::OpenForm;
 use crate::vm::owner::Owner;
 use crate::work::convert::attributes::{Attributes, ChangeTime, Sealing};
@@ -29,6 +30,8 @@ use crate::work::convert::tree::{Entry, EntryForm};
 pub(super) struct Source<'a> {
     pub(super) root: &'a File,
     pub(super) keys: &'a HomeKeys,
+    /// What the home's manifest says of its files.
+    pub(super) expected: Option<&'a Expected>,
     pub(super) owner: &'a Owner,
     pub(super) providers: &'a Providers,
     pub(super) engine: Engine,
@@ -44,7 +47,10 @@ impl Source<'_> {
     }
 
     fn claim_disk(&self, entry: &Entry) -> Result<(SourceFile, Header)> {
-        SourceFile::claim_disk(self.root, &entry.path, Access::Read, (self.providers, self.owner), self.engine)
+        let keys = (self.providers, self.owner);
+        let (disk, header) = SourceFile::claim_disk(self.root, &entry.path, Access::Read, keys, self.engine)?;
+        disk.refuse_exchanged(&entry.stat)?;
+        Ok((disk, header))
     }
 }
 
@@ -76,12 +82,18 @@ impl Copied<'_> {
             EntryForm::Sealed if !self.same_keys => {
                 let sealed = |storage| OpenForm::home(storage, source.keys);
                 let original = SourceFile::claim(source.root, &entry.path, Access::Read, sealed)?;
+                original.refuse_exchanged(&entry.stat)?;
+                original.refuse_unexpected(&entry.path, source.keys, source.expected)?;
                 original.copy_to(file, &TargetForm::Home(self.keys), [source.keys, self.keys], pace)?;
                 Ok(original)
             }
             // In the clear, or sealed by a home that has the same keys: the bytes are what they are.
             EntryForm::Clear(_) | EntryForm::Sealed | EntryForm::FormNeutral => {
                 let original = SourceFile::claim(source.root, &entry.path, Access::Read, OpenForm::clear)?;
+                original.refuse_exchanged(&entry.stat)?;
+                if entry.found == EntryForm::Sealed {
+                    original.refuse_unexpected(&entry.path, source.keys, source.expected)?;
+                }
                 let values = Attributes::read(original.form.backing(), Sealing::Clear)?;
                 let to = clone_bytes(&original, file, pace)?;
                 values.give(to.backing(), Sealing::Clear, ChangeTime::Kept)?;
@@ -134,6 +146,7 @@ impl Copied<'_> {
             Ok((OpenForm::clear(storage)?, (header, dek)))
         };
         let (original, (header, dek)) = SourceFile::claim_with(source.root, &entry.path, Access::Read, open)?;
+        original.refuse_exchanged(&entry.stat)?;
         if header.transition.is_some() {
             return Err(Error::new(
                 Kind::Busy,

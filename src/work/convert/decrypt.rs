@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use crate::crypto::xts::Engine;
 use crate::error::{Context, Error, Kind, Result};
@@ -14,6 +15,7 @@ use crate::text::Show;
 use crate::vm::attributes::give_times;
 use crate::vm::home_state::HomeState;
 use crate::vm::inventory::misplaced::{self, Found, Misplaced};
+use crate::vm::manifest::Proof;
 use crate::vm::open_form::OpenForm;
 use crate::vm::scan;
 use crate::work::convert::feasible::{Trial, Verdict};
@@ -59,6 +61,8 @@ pub struct Decryption<'p> {
     folder: ClaimedFolder,
     what: DecryptScope,
     believed: Believed,
+    /// What the home's manifest proves, if the home is decrypted and has one.
+    proof: Option<Proof>,
     entries: Vec<Entry>,
     chosen: HashSet<PathBuf>,
     plan: Plan,
@@ -87,12 +91,14 @@ impl<'p> Decryption<'p> {
             return Err(Error::new(Kind::Invalid, format!("{} is not encrypted", folder.path.shown())));
         };
         let looking = ProgressCounter::looking(on_progress);
-        if what.has_home() {
+        let proof = if what.has_home() {
             home.claim_alone()?;
-            folder.refuse_changed(&Memory::of(providers), &looking)?;
-        }
+            folder.refuse_changed(&Memory::of(providers), &looking)?
+        } else {
+            None
+        };
         let (entries, chosen, plan) = look(&folder, &what, &believed.clear_disks, &looking)?;
-        Ok(Self { folder, what, believed, entries, chosen, plan, engine, providers })
+        Ok(Self { folder, what, believed, proof, entries, chosen, plan, engine, providers })
     }
 
     /// What will be done, with all that would stop it before it begins. Takes the keys of the disks, and changes nothing.
@@ -136,6 +142,8 @@ impl<'p> Decryption<'p> {
         // They may lead through a mount, which nothing tells; what leads into the folder is right from now on.
         self.plan.notes.extend(names.outside);
         let pace = ProgressCounter::new(self.plan.bytes(), on_progress);
+        let memory = Memory::of(self.providers);
+        let expected = self.folder.expected(self.proof.as_ref(), &memory, &pace)?;
         let others_left = self.folder.converts_disks();
         if self.what.has_home() {
             self.give_lost_headers()?;
@@ -164,19 +172,34 @@ impl<'p> Decryption<'p> {
         self.folder.turn(HomeState::Decrypting)?;
         let site = self.site(&pace)?;
         site.clean_components(self.folder.unlocked()?.header.uuid)?;
-        home_files::convert(&site, &self.entries, Direction::Decrypt, |_| false)?;
+        let decrypt = Direction::Decrypt(expected.as_ref());
+        home_files::convert(&site, &self.entries, decrypt, |_| false)?;
         site.clean(true)?;
         // With the header goes the only way to what is still sealed.
-        self.look_for_what_needs_the_home(&pace)?;
-        if let Some(sealed) =
-            self.entries.iter().find(|entry| matches!(entry.found, EntryForm::Sealed | EntryForm::SealedLink))
-        {
-            return Err(came(&self.folder, sealed));
-        }
+        self.refuse_what_is_left(&memory, &pace)?;
+        self.folder.remove_manifest(&memory, &pace)?;
         let header = self.folder.unlocked()?.header.clone();
         self.folder.end()?;
         tell(&self.folder.path, &header, converted);
         Ok(self.plan)
+    }
+
+    /// Looks at the folder again: nothing in it is sealed, and what was decrypted is there. What was moved away for a moment may come back.
+    fn refuse_what_is_left(&mut self, memory: &Arc<Memory>, pace: &ProgressCounter<'_>) -> Result<()> {
+        let is_sealed = |entry: &&Entry| matches!(entry.found, EntryForm::Sealed | EntryForm::SealedLink);
+        let decrypted: Vec<PathBuf> = self.entries.iter().filter(is_sealed).map(|entry| entry.path.clone()).collect();
+        self.look_for_what_needs_the_home(pace)?;
+        if let Some(sealed) = self.entries.iter().find(is_sealed) {
+            return Err(came(&self.folder, sealed));
+        }
+        let there: HashSet<&Path> = self.entries.iter().map(|entry| entry.path.as_path()).collect();
+        if let Some(gone) = decrypted.iter().find(|path| !there.contains(path.as_path())) {
+            let path = self.folder.path.join(gone);
+            let message =
+                format!("{} was there, and is gone while the folder is decrypted: run it again", path.shown());
+            return Err(Error::new(Kind::Busy, message));
+        }
+        self.folder.refuse_changed(memory, pace).map(drop)
     }
 
     /// Looks at the folder again: by now, no disk in it is encrypted.
@@ -255,6 +278,7 @@ impl<'p> Decryption<'p> {
 
     fn decrypt_disk(&self, site: &ReplaceContext<'_, '_>, names: &[&Entry]) -> Result<Header> {
         let (original, header) = self.claim(&names[0].path)?;
+        original.refuse_exchanged(&names[0].stat)?;
         let paths: Vec<&Path> = names.iter().map(|entry| entry.path.as_path()).collect();
         let owner = &self.folder.unlocked()?.owner;
         listed(site.root, owner, &paths, None, || site.replace(&original, &paths, &TargetForm::Clear))?;
@@ -384,5 +408,7 @@ fn make_plan(
     Ok(Plan { ends: if with_home { HomeState::Clear } else { folder.state }, ..plan })
 }
 
+#[cfg(test)]
+mod exchanged_tests;
 #[cfg(test)]
 mod tests;

@@ -13,6 +13,7 @@ use crate::format::disk_kind::DiskShape;
 use crate::progress::OnProgress;
 use crate::provider::{KeyProvider, NewKey, Providers};
 use crate::sector::SectorSize;
+use crate::seen::Memory;
 use crate::storage::Access;
 use crate::text::Show;
 use crate::vm::home_state::HomeState;
@@ -56,7 +57,11 @@ impl<'p> Encryption<'p> {
         if folder.state == HomeState::Clear {
             outer::refuse(&folder.path)?;
         }
-        let survey = Survey::of(&folder, &options, &ProgressCounter::looking(on_progress))?;
+        let looking = ProgressCounter::looking(on_progress);
+        if folder.state == HomeState::Decrypting {
+            folder.refuse_changed(&Memory::of(providers), &looking)?;
+        }
+        let survey = Survey::of(&folder, &options, &looking)?;
         Ok(Self { folder, survey, options, providers })
     }
 
@@ -91,6 +96,10 @@ impl<'p> Encryption<'p> {
             return Err(error);
         }
         let pace = ProgressCounter::new(self.survey.plan.bytes(), on_progress);
+        if self.folder.state == HomeState::Decrypting {
+            // By it was judged what is left of a decryption; of what is in the clear it can say nothing.
+            self.folder.remove_manifest(&Memory::of(self.providers), &pace)?;
+        }
         if self.folder.state != HomeState::Encrypted {
             self.folder.turn(HomeState::Encrypting)?;
             self.encrypt_home(&pace)?;
@@ -251,6 +260,7 @@ fn encrypt_disk(
     engine: Engine,
 ) -> Result<Uuid> {
     let original = SourceFile::claim(site.root, &names[0].path, Access::Write, OpenForm::clear)?;
+    original.refuse_exchanged(&names[0].stat)?;
     let uuid = random::uuid()?;
     let shape = DiskShape::new(SectorSize::DEFAULT);
     let spec = DiskSpec { key, owner: home.header.uuid, uuid, shape, label: String::new(), engine };

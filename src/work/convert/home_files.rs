@@ -11,6 +11,7 @@ use crate::store::home_file::{HomeKeys, open_target, seal_target};
 use crate::sys::file::folder_beneath;
 use crate::text::Show;
 use crate::vm::attributes::give_times;
+use crate::vm::manifest::Expected;
 use crate::vm::open_form::OpenForm;
 use crate::work::convert::attributes::{self, ChangeTime, Sealing};
 use crate::work::convert::form::TargetForm;
@@ -18,18 +19,19 @@ use crate::work::convert::replace::{ReplaceContext, SourceFile};
 use crate::work::convert::tree::{Entry, EntryForm, by_inode, read_text};
 
 /// Which way.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Direction {
+#[derive(Clone, Copy)]
+pub(super) enum Direction<'e> {
     Encrypt,
-    Decrypt,
+    /// What is decrypted must be what the home's manifest says, if it has one.
+    Decrypt(Option<&'e Expected>),
 }
 
-impl Direction {
+impl Direction<'_> {
     /// The form that a target has.
     pub(super) fn target<'k>(self, site: &ReplaceContext<'k, '_>) -> TargetForm<'k> {
         match self {
             Self::Encrypt => TargetForm::Home(site.keys),
-            Self::Decrypt => TargetForm::Clear,
+            Self::Decrypt(_) => TargetForm::Clear,
         }
     }
 }
@@ -42,12 +44,12 @@ impl Direction {
 pub(super) fn convert(
     site: &ReplaceContext<'_, '_>,
     entries: &[Entry],
-    direction: Direction,
+    direction: Direction<'_>,
     skip: impl Fn(&Entry) -> bool,
 ) -> Result<()> {
     let wanted = |entry: &&Entry| match direction {
         Direction::Encrypt => matches!(entry.found, EntryForm::Clear(_)) && !skip(entry),
-        Direction::Decrypt => entry.found == EntryForm::Sealed,
+        Direction::Decrypt(_) => entry.found == EntryForm::Sealed,
     };
     for names in by_inode(entries.iter().filter(wanted)) {
         let first = &names[0].path;
@@ -61,32 +63,48 @@ pub(super) fn convert(
     Ok(())
 }
 
-fn file(site: &ReplaceContext<'_, '_>, names: &[&Entry], direction: Direction) -> Result<()> {
+fn file(site: &ReplaceContext<'_, '_>, names: &[&Entry], direction: Direction<'_>) -> Result<()> {
     let original = SourceFile::claim(site.root, &names[0].path, Access::Write, |storage| match direction {
         Direction::Encrypt => OpenForm::clear(storage),
-        Direction::Decrypt => OpenForm::home(storage, site.keys),
+        Direction::Decrypt(_) => OpenForm::home(storage, site.keys),
     })?;
+    original.refuse_exchanged(&names[0].stat)?;
+    if let Direction::Decrypt(expected) = direction {
+        original.refuse_unexpected(&names[0].path, site.keys, expected)?;
+    }
     let paths: Vec<&Path> = names.iter().map(|entry| entry.path.as_path()).collect();
     site.replace(&original, &paths, &direction.target(site))
 }
 
 /// Links are replaced like files; a folder's xattrs are converted where they are. Each folder comes after what it holds,
 /// and gets back the times that it had before that was replaced.
-fn link_or_folder(site: &ReplaceContext<'_, '_>, entry: &Entry, direction: Direction) -> Result<()> {
+fn link_or_folder(site: &ReplaceContext<'_, '_>, entry: &Entry, direction: Direction<'_>) -> Result<()> {
     match (entry.found, direction) {
         (EntryForm::ClearLink, Direction::Encrypt) => {
             let text = read_text(site.root, &entry.path)?;
             let sealed = seal_target(site.keys, text.as_bytes())?;
             site.replace_link(&entry.path, &entry.stat, OsStr::new(&sealed), ChangeTime::Later)
         }
-        (EntryForm::SealedLink, Direction::Decrypt) => {
-            let text = opened_target(site.root, site.keys, &entry.path)?;
+        (EntryForm::SealedLink, Direction::Decrypt(expected)) => {
+            let sealed = read_text(site.root, &entry.path)?;
+            expected.map_or(Ok(()), |expected| expected.check_link(&entry.path, &sealed))?;
+            let text = open_target(site.keys, sealed.as_bytes())?;
             site.replace_link(&entry.path, &entry.stat, OsStr::from_bytes(&text), ChangeTime::Kept)
         }
         (EntryForm::Folder, _) => {
             let dir = folder_beneath(site.root, &entry.path).context(|| "opening it".into())?;
             let (clear, sealed) = (Sealing::Clear, Sealing::By(site.keys, None));
-            let (from, to) = if direction == Direction::Encrypt { (clear, sealed) } else { (sealed, clear) };
+            let (from, to) = match direction {
+                Direction::Encrypt => (clear, sealed),
+                Direction::Decrypt(expected) => {
+                    if let Some(expected) = expected
+                        && attributes::all_open(&dir, sealed)?
+                    {
+                        expected.check_values(&entry.path, &dir)?;
+                    }
+                    (sealed, clear)
+                }
+            };
             attributes::convert_in_place(&dir, from, to, || Ok(()))?;
             if !entry.path.as_os_str().is_empty() {
                 give_times(&entry.stat, &dir)?;

@@ -24,7 +24,7 @@ use crate::vm::folder::{self, NewHome};
 use crate::vm::home_state::HomeState;
 use crate::vm::inventory::Inventory;
 use crate::vm::inventory::misplaced::Misplaced;
-use crate::vm::manifest::{HomeTree, Proof};
+use crate::vm::manifest::{Expected, HomeTree, Proof, Purpose};
 use crate::vm::owner::Owner;
 use crate::vm::{keyring, members, outer, scan};
 use crate::work::convert::form::WrappingKey;
@@ -127,11 +127,54 @@ impl ClaimedFolder {
     /// # Errors
     /// `Corrupt`, with what is found; `Io`, `Stopped`.
     pub(super) fn refuse_changed(&self, memory: &Arc<Memory>, pace: &ProgressCounter<'_>) -> Result<Option<Proof>> {
-        let Some(home) = &self.home else { return Ok(None) };
-        let tree = HomeTree { dir: &self.dir, header: &home.header, keys: &home.keys, memory, go_on: &|| pace.tell() };
-        let proof = if tree.is_kept() { Some(tree.prove()?) } else { None };
+        let prove = |tree: &HomeTree<'_>| if tree.is_kept() { tree.prove().map(Some) } else { Ok(None) };
+        let proof = self.with_tree(memory, pace, prove)?.flatten();
         proof.iter().try_for_each(Proof::refuse_changed).context(|| self.path.shown().to_string())?;
         Ok(proof)
+    }
+
+    /// What the home's manifest, of which that was proven, says of each file that is about to be decrypted. One that is open is closed:
+    /// the home is claimed alone.
+    ///
+    /// # Errors
+    /// `Corrupt`, `Io`, `Stopped`.
+    pub(super) fn expected(
+        &self,
+        proof: Option<&Proof>,
+        memory: &Arc<Memory>,
+        pace: &ProgressCounter<'_>,
+    ) -> Result<Option<Expected>> {
+        let Some(proof) = proof else { return Ok(None) };
+        self.with_tree(memory, pace, |tree| tree.seal(Purpose::Replace, proof)).context(|| "its manifest".into())?;
+        self.sealed_entries(memory, pace)
+    }
+
+    /// What the home's manifest says of each file, if it is closed.
+    ///
+    /// # Errors
+    /// `Corrupt`, `Io`.
+    pub(super) fn sealed_entries(&self, memory: &Arc<Memory>, pace: &ProgressCounter<'_>) -> Result<Option<Expected>> {
+        let expected = self.with_tree(memory, pace, |tree| tree.expected());
+        Ok(expected.context(|| "its manifest".into())?.flatten())
+    }
+
+    /// Removes the manifest, if there is one: nothing is left of what it says.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub(super) fn remove_manifest(&self, memory: &Arc<Memory>, pace: &ProgressCounter<'_>) -> Result<()> {
+        self.with_tree(memory, pace, |tree| if tree.is_kept() { tree.remove() } else { Ok(()) }).map(drop)
+    }
+
+    /// `None` without a home.
+    fn with_tree<T>(
+        &self,
+        memory: &Arc<Memory>,
+        pace: &ProgressCounter<'_>,
+        work: impl FnOnce(&HomeTree<'_>) -> Result<T>,
+    ) -> Result<Option<T>> {
+        let Some(OpenHome { header, keys, .. }) = &self.home else { return Ok(None) };
+        work(&HomeTree { dir: &self.dir, header, keys, memory, go_on: &|| pace.tell() }).map(Some)
     }
 
     /// What the provider calls its key after.

@@ -175,6 +175,7 @@ impl Rekey<'_, '_> {
             EntryForm::Sealed | EntryForm::UnreadableOrForeign => self.file(names, parted),
             EntryForm::Clear(_) | EntryForm::FormNeutral if first.is_regular() => {
                 let file = SourceFile::claim(self.site.root, &first.path, Access::Write, OpenForm::clear)?;
+                file.refuse_exchanged(&first.stat)?;
                 self.values(&first.path, file.form.backing(), None)
             }
             EntryForm::Folder | EntryForm::Clear(_) | EntryForm::ClearLink | EntryForm::FormNeutral => Ok(false),
@@ -203,12 +204,13 @@ impl Rekey<'_, '_> {
         let first = &names[0].path;
         let sealed = |storage| OpenForm::home(storage, &self.keys.both);
         let original = SourceFile::claim(self.site.root, first, Access::Write, sealed)?;
+        original.refuse_exchanged(&names[0].stat)?;
         let OpenForm::Home(file) = &original.form else { return Ok(false) };
         let Some(id) = file.id() else { return self.values(first, original.form.backing(), None) };
         if self.new_id(names[0])?.is_some() {
             return self.values(first, original.form.backing(), Some(id));
         }
-        self.expected.map_or(Ok(()), |expected| expected.check_file(first, file))?;
+        original.refuse_unexpected(first, &self.keys.both, self.expected)?;
         if names.len() > 1 {
             parted.begin(self.site.root, (first, &names[0].stat))?;
         }
@@ -227,7 +229,7 @@ impl Rekey<'_, '_> {
         };
         for name in rest {
             self.site.pace.tell()?;
-            self.site.link(&twin, &name.path)?;
+            self.site.link(&twin, &name.path, &name.stat)?;
         }
         parted.end(self.site.root, &names[0].stat)?;
         Ok(true)

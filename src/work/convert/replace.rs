@@ -21,11 +21,12 @@ use crate::provider::Providers;
 use crate::seen::Point;
 use crate::storage::{Access, FileStorage};
 use crate::store::disk::LockedDisk;
-use crate::store::home_file::HomeKeys;
-use crate::sys::file::{file_beneath, folder_beneath, regular_beneath};
+use crate::store::home_file::{HomeFile, HomeKeys};
+use crate::sys::file::{file_beneath, folder_beneath, regular_beneath, stat_at};
 use crate::text::Show;
 use crate::vm::attributes::give_times;
 use crate::vm::draft::Draft;
+use crate::vm::manifest::Expected;
 use crate::vm::open_form::OpenForm;
 use crate::vm::owner::Owner;
 use crate::vm::{disk, folder, keyring};
@@ -159,6 +160,27 @@ impl SourceFile {
         to.backing().sync_all().context(|| "making the new file durable".into())
     }
 
+    /// Refuses another file than that which was listed under its name: someone exchanged them since.
+    ///
+    /// # Errors
+    /// `Busy`.
+    pub(super) fn refuse_exchanged(&self, listed: &Stat) -> Result<()> {
+        if is_same(&self.stat, listed) { Ok(()) } else { Err(exchanged()) }
+    }
+
+    /// Refuses a home file that is not what the home's manifest says of its name, if there is one.
+    ///
+    /// # Errors
+    /// `Corrupt`, or `Io`.
+    pub(super) fn refuse_unexpected(&self, path: &Path, keys: &HomeKeys, expected: Option<&Expected>) -> Result<()> {
+        let Some(expected) = expected else { return Ok(()) };
+        if let OpenForm::Home(file) = &self.form {
+            return expected.check_file(path, file);
+        }
+        let backing = self.form.backing().try_clone().context(|| "duplicating a descriptor".into())?;
+        expected.check_file(path, &HomeFile::open(FileStorage::new(backing), keys)?)
+    }
+
     /// Refuses what cannot be overwritten.
     ///
     /// # Errors
@@ -215,7 +237,7 @@ impl ReplaceContext<'_, '_> {
         }
         let old = self.keep_for_overwriting(original, names[0])?;
         for name in names {
-            self.link(Path::new(&linked), name)?;
+            self.link(Path::new(&linked), name, &original.stat)?;
         }
         self.overwrite(original, old)?;
         self.remove(&linked)
@@ -230,31 +252,31 @@ impl ReplaceContext<'_, '_> {
         let draft = self.draft(&parent)?;
         self.fill(&draft, original, target)?;
         let old = self.keep_for_overwriting(original, name)?;
-        self.publish(draft, name)?;
+        self.publish(draft, name, &original.stat)?;
         self.overwrite(original, old)
     }
 
-    /// Replaces a name by a link to a file.
+    /// Replaces a name of what has these attributes by a link to a file.
     ///
     /// # Errors
-    /// `Io`.
-    pub(super) fn link(&self, file: &Path, name: &Path) -> Result<()> {
+    /// `Busy` if the name leads to something else by now, `Io`.
+    pub(super) fn link(&self, file: &Path, name: &Path, replaced: &Stat) -> Result<()> {
         let parent = parent_of(self.root, name)?;
         let draft = self.draft(&parent)?;
         link(self.root, file, draft.dir(), draft.name())?;
-        self.publish(draft, name)
+        self.publish(draft, name, replaced)
     }
 
     /// Replaces a symbolic link by one to another text.
     ///
     /// # Errors
-    /// `Io`.
+    /// `Busy` if the name leads to something else by now, `Io`.
     pub(super) fn replace_link(&self, path: &Path, stat: &Stat, text: &OsStr, time: ChangeTime) -> Result<()> {
         let parent = parent_of(self.root, path)?;
         let draft = self.draft(&parent)?;
         rustix::fs::symlinkat(text, draft.dir(), draft.name()).context(|| "making a symbolic link".into())?;
         attributes::give_to_link(stat, draft.dir(), draft.name(), time)?;
-        self.publish(draft, path)
+        self.publish(draft, path, stat)
     }
 
     /// Of what is to lie in `parent`.
@@ -265,9 +287,13 @@ impl ReplaceContext<'_, '_> {
         }
     }
 
-    /// Gives a draft the name, in place of what has it now. To observers of the folder nothing has changed.
-    fn publish(&self, draft: Draft<'_>, path: &Path) -> Result<()> {
+    /// Gives a draft the name, in place of what has it now: that of which it is the new form. To observers of the folder nothing has changed.
+    fn publish(&self, draft: Draft<'_>, path: &Path, replaced: &Stat) -> Result<()> {
         let dir = parent_of(self.root, path)?;
+        let now = stat_at(&dir, path.file_name().unwrap_or_default()).context(|| "looking at it again".into())?;
+        if !is_same(&now, replaced) {
+            return Err(exchanged());
+        }
         let before = rustix::fs::fstat(&dir).context(|| "reading attributes".into())?;
         draft.replace(&dir, path.file_name().unwrap_or_default())?;
         if path.components().count() > 1 {
@@ -449,4 +475,15 @@ pub(super) fn unlocked(
 fn is_last_name(file: &File) -> Result<bool> {
     let stat = rustix::fs::fstat(file).context(|| "reading attributes".into())?;
     Ok(stat.st_nlink == 1)
+}
+
+fn is_same(one: &Stat, other: &Stat) -> bool {
+    (one.st_dev, one.st_ino) == (other.st_dev, other.st_ino)
+}
+
+fn exchanged() -> Error {
+    Error::new(
+        Kind::Busy,
+        "another file has its name than when the folder was looked at: something else uses the folder",
+    )
 }
