@@ -154,6 +154,17 @@ impl Owner {
         self.note(disk, |least| least > there)
     }
 
+    /// Records that a disk with the header that it had is one that was put back: a mark of erasure is in its place, and others get
+    /// other keys.
+    ///
+    /// # Errors
+    /// Those of [`Members::begin`].
+    pub fn outdate(&self, path: &Path) -> Result<()> {
+        let Some(mut listed) = self.change(|list| list.touches(path))? else { return Ok(()) };
+        let outdated = listed.list().with_outdated(path);
+        listed.make(outdated)
+    }
+
     fn note(&self, disk: &Header, is_due: impl Fn((u32, u64)) -> bool) -> Result<()> {
         let Some(mut listed) = self.change(|list| list.least(disk.uuid).is_some_and(is_due))? else { return Ok(()) };
         let noted = listed.list().with_least(disk);

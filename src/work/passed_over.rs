@@ -1,8 +1,10 @@
 //! What work on all components of a VM folder passes over.
 
+use std::path::PathBuf;
+
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, Kind, Result};
+use crate::error::{Context, Error, Kind, Result};
 use crate::format::names::DiskNames;
 use crate::progress::GoOn;
 use crate::text::{self, Show};
@@ -20,6 +22,9 @@ pub struct PassedOver {
     /// Where its home's list has a disk that does not lie there, or that was erased. A mark of erasure is not authentic.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub misplaced: Vec<String>,
+    /// Of those, what has a mark of erasure in the place of its header.
+    #[serde(skip)]
+    erased: Vec<PathBuf>,
 }
 
 impl PassedOver {
@@ -48,10 +53,22 @@ impl PassedOver {
         let unreadable = unreadable.collect();
         let erased = inventory.entries.iter().filter_map(|entry| {
             let What::Erased(mark) = &entry.what else { return None };
-            Some(format!("{} was {}", entry.path.shown(), mark.describe()))
+            Some((entry.path.clone(), format!("{} was {}", entry.path.shown(), mark.describe())))
         });
-        let misplaced = erased.chain(misplaced.into_iter().map(|other| other.message)).collect();
-        Ok(Self { unreadable, misplaced })
+        let (erased, said): (Vec<PathBuf>, Vec<String>) = erased.unzip();
+        let misplaced = said.into_iter().chain(misplaced.into_iter().map(|other| other.message)).collect();
+        Ok(Self { unreadable, misplaced, erased })
+    }
+
+    /// Says in the VM's list that a disk which has a mark of erasure is older than the others, if its header is put back: anyone may have
+    /// written the mark, to keep it from getting another key.
+    ///
+    /// # Errors
+    /// Those of the list.
+    pub(super) fn outdate_erased(&self, place: &dyn VmAccess, keks: &FetchedKeks) -> Result<()> {
+        let owner = if self.erased.is_empty() { None } else { place.home_of_disks(keks)? };
+        let Some(owner) = owner else { return Ok(()) };
+        self.erased.iter().try_for_each(|path| owner.outdate(path).context(|| path.shown().to_string()))
     }
 
     /// Refuses to call work done that passed over something. To be asked once the work is done.

@@ -104,6 +104,7 @@ impl Rekey {
         let mut report =
             |done: u64| on_progress(&Progress { what: "rekey".to_owned(), done, total, unit: Unit::Components });
         report(0)?;
+        passed_over.outdate_erased(place, &keks)?;
         new.begin(leader)?;
         let mut done = 0;
         for some in followers.chunks_mut(AT_ONCE) {

@@ -151,6 +151,15 @@ impl MemberList {
         list
     }
 
+    /// Where no header that the disk at this path had is new enough, if there is one.
+    #[must_use]
+    pub fn with_outdated(&self, path: &Path) -> Self {
+        let mut list = self.clone();
+        let here = list.disks.values_mut().filter(|member| member.names.contains_key(path));
+        here.for_each(|member| (member.dek_generation, member.sequence) = (member.dek_generation.saturating_add(1), 0));
+        list
+    }
+
     /// With another path for the disk at `from`, if there is one.
     #[must_use]
     pub fn linked(&self, from: &Path, to: &Path) -> Self {

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use super::*;
+use crate::format::erasure::Erasure;
 use crate::format::header::HOME_FILE;
 use crate::format::names::DiskNames;
 use crate::provider::Providers;
@@ -19,6 +20,7 @@ use crate::storage::{Access, FileStorage};
 use crate::store::buffer::request_buffer;
 use crate::store::home_file::{HomeKeys, Value, open_target, open_value, seal_target, seal_value};
 use crate::store::plain_file::PlainFile;
+use crate::timestamp::Timestamp;
 use crate::vm::access::OfflineVm;
 use crate::vm::datastore::Datastore;
 use crate::vm::disk::{self, NewDisk};
@@ -27,6 +29,7 @@ use crate::vm::keyring;
 use crate::vm::owner::{Announce, Owner};
 use crate::vm::{folder, home};
 use crate::work::erase::Erase;
+use crate::work::rekey::Rekey;
 
 const NAME: &str = "user.note";
 
@@ -499,4 +502,33 @@ fn a_file_in_use_stops_the_rekey() {
     }
     assert!(vm.rekey(&mut |_| Ok(())).unwrap().resumed);
     vm.assert_finished();
+}
+
+/// A mark is not authentic: it may have been written to keep a disk from getting another key.
+#[test]
+fn a_disk_whose_header_comes_back_in_place_of_a_mark_after_a_rekey_is_one_that_was_put_back() {
+    let vm = Vm::new();
+    let disk = File::options().read(true).write(true).open(vm.path().join("root.raw")).unwrap();
+    let (header, dek) = {
+        let stored = disk::read_header(disk.try_clone().unwrap()).unwrap().1;
+        let dek = keyring::unlock_by(&stored.header, &vm.providers()).unwrap();
+        (stored.header, dek)
+    };
+    let mark = Erasure { kind: ComponentKind::Disk, time: Timestamp::now(), uuid: None }.encode().unwrap();
+    let kept = ComponentKind::Disk.copy_offsets().map(|offset| {
+        let mut kept = vec![0; mark.len()];
+        disk.read_exact_at(&mut kept, offset).unwrap();
+        disk.write_all_at(&mark, offset).unwrap();
+        (kept, offset)
+    });
+    let place = OfflineVm::open(&vm.path(), vm.providers()).unwrap();
+    let passed_over = Rekey::default().run(&place, &mut |_| Ok(())).unwrap().passed_over;
+    assert!(passed_over.misplaced[0].starts_with("root.raw was erased"), "{:?}", passed_over.misplaced);
+    kept.iter().for_each(|(bytes, offset)| disk.write_all_at(bytes, *offset).unwrap());
+    let providers = vm.providers();
+    let (dir, (_, home_dek)) = (File::open(vm.path()).unwrap(), keys(&vm.path(), &providers));
+    let home = folder::read_home(&dir).unwrap().unwrap().header.verify(&home_dek).unwrap();
+    let owner = Owner::of(&dir, (&home, &home_dek), &FileLocks, &Memory::of(&providers)).unwrap();
+    let older = owner.refuse_older(&Point::of(&header, &dek).unwrap()).unwrap_err();
+    assert_eq!(older.kind(), Kind::ReadOnly, "{}", older.chain());
 }
