@@ -37,6 +37,8 @@ mod size;
 mod speed;
 mod status;
 mod table;
+mod token;
+mod trust;
 mod umount;
 #[cfg(test)]
 mod verbs;
@@ -79,6 +81,9 @@ enum Verb {
     /// Share native providers among hosts
     #[command(subcommand)]
     Cluster(cluster::ClusterCommand),
+    /// Prove to a trust authority what this host has booted
+    #[command(subcommand)]
+    Trust(trust::TrustCommand),
     /// Make an encrypted VM folder
     Create(create::CreateArgs),
     /// Make an empty encrypted disk in a VM folder
@@ -174,6 +179,7 @@ impl Verb {
             Self::Erase(args) => &args.component,
             Self::Provider(_)
             | Self::Cluster(_)
+            | Self::Trust(_)
             | Self::Umount(_)
             | Self::Status(_)
             | Self::Unlock(_)
@@ -308,6 +314,7 @@ fn run_verb(line: CommandLine) -> Result<()> {
     match line.verb {
         Verb::Provider(command) => provider::run(command, &config()?),
         Verb::Cluster(command) => cluster::run(&command, &config()?),
+        Verb::Trust(command) => trust::run(command, &config()?),
         Verb::Create(args) => create::vm_folder(&args, &config()?),
         Verb::CreateDisk(args) => create::disk(&args, &config()?),
         Verb::DiskNames(args) => disk_names::run(&args, &config()?),

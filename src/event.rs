@@ -156,6 +156,10 @@ pub enum EventName {
     AuthorityPolicy,
     /// A trust authority released a key to a host.
     AuthorityRelease,
+    /// This host enrolled at a trust authority.
+    TrustEnrol,
+    /// This host attested at a trust authority, or was refused.
+    TrustAttest,
     /// A key for an admin of a cluster was made.
     ClusterAdminKey,
     /// Admins of a cluster, or how many have to sign, were changed.
@@ -248,6 +252,8 @@ impl EventName {
             Self::AuthorityAttest => "authority-attest",
             Self::AuthorityPolicy => "authority-policy",
             Self::AuthorityRelease => "authority-release",
+            Self::TrustEnrol => "trust-enrol",
+            Self::TrustAttest => "trust-attest",
             Self::ClusterAdminKey => "cluster-admin-key",
             Self::ClusterAdmins => "cluster-admins",
             Self::ClusterAcceptBoard => "cluster-accept-board",

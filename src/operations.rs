@@ -23,6 +23,7 @@ mod manifest;
 pub mod mount;
 pub mod old_generations;
 pub mod provider;
+pub mod trust;
 mod unlocking;
 pub mod unmount;
 

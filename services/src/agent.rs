@@ -11,6 +11,7 @@ mod mounts;
 mod offline;
 pub mod options;
 mod pushed;
+mod trust;
 mod wake;
 mod watch;
 
@@ -37,6 +38,7 @@ use alive::Alive;
 use boards::Boards;
 use keys::Keys;
 use pushed::{Found, Pushed};
+use trust::Trust;
 use watch::Watch;
 
 /// How long an agent that ends waits for its record on the board to end.
@@ -49,6 +51,7 @@ pub(crate) struct Agent {
     boards: Arc<Boards>,
     keys: Arc<Keys>,
     pushed: Arc<Pushed>,
+    trust: Trust,
     watch: Arc<Watch>,
 }
 
@@ -62,7 +65,8 @@ impl Agent {
         let pushed = Arc::new(Pushed::load(config)?);
         let keys = Arc::new(Keys::load(config, Arc::clone(&pushed))?);
         let watch = Arc::new(Watch::new(config.to_path_buf(), Arc::clone(&keys), Arc::clone(&boards))?);
-        Ok(Self { _lock: lock, boards, keys, pushed, watch })
+        let trust = Trust::of(config);
+        Ok(Self { _lock: lock, boards, keys, pushed, trust, watch })
     }
 
     /// What is answered to a request. Only an exchange with the board may take long.
@@ -75,23 +79,31 @@ impl Agent {
             Request::Hello(_) => Ok((Answer::Hello(Hello::own()), None)),
             Request::CreateKey { provider, purpose } => {
                 let provider = ProviderName::new(provider)?;
-                match self.pushed.has(&provider) {
-                    true => self.pushed.make(&provider, purpose).map(found),
-                    false => self.keys.make_kek(&provider).map(kek),
+                if self.pushed.has(&provider) {
+                    self.pushed.make(&provider, purpose).map(found)
+                } else if let Some(settings) = self.trust.settings(&provider)? {
+                    self.trust.make(&provider, &settings, purpose).map(kek)
+                } else {
+                    self.keys.make_kek(&provider).map(kek)
                 }
             }
             Request::FetchKey { key } => {
                 let key_id = key.to_key_id()?;
-                match self.pushed.has(key_id.provider()) {
-                    true => self.pushed.find(&key_id).map(found),
-                    false => self.keys.find_kek(&key_id).map(|found| kek((key_id, found))),
+                if self.pushed.has(key_id.provider()) {
+                    self.pushed.find(&key_id).map(found)
+                } else if let Some(settings) = self.trust.settings(key_id.provider())? {
+                    self.trust.find(&settings, &key_id).map(|found| kek((key_id, found)))
+                } else {
+                    self.keys.find_kek(&key_id).map(|found| kek((key_id, found)))
                 }
             }
             Request::Prepare { keys } => {
                 let ids: Vec<KeyId> = keys.iter().map(KeyName::to_key_id).collect::<Result<_>>()?;
                 self.pushed.prepare(&ids);
+                self.trust.prepare(&ids)?;
                 Ok((Answer::Prepared, None))
             }
+            Request::Trust(call) => Ok((Answer::Trust(Box::new(self.trust.answer(*call)?)), None)),
             Request::Status => Ok((Answer::Status(self.watch.status()), None)),
             Request::Sync => Ok((Answer::Done { outcome: self.watch.sync(principal)?.to_json()? }, None)),
         }

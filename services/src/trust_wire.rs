@@ -7,7 +7,8 @@ use std::fmt;
 use data_encoding::BASE64URL_NOPAD;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use uuid::Uuid;
-use vmcryptfs::error::Kind;
+use vmcryptfs::error::{Error, Kind};
+use vmcryptfs::provider::agent::Fault;
 
 pub use crate::authority::hosts::HostState;
 
@@ -239,6 +240,16 @@ pub struct Refusal {
     pub kind: Kind,
     /// For people.
     pub message: String,
+    /// What is wrong with the key or its server, if that is it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fault: Option<Fault>,
+}
+
+impl Refusal {
+    /// That of an error, with these words for people.
+    pub fn of(error: &Error, message: String) -> Self {
+        Self { kind: error.kind(), message, fault: Fault::of(error) }
+    }
 }
 
 /// The body of an answer whose status is not 200.

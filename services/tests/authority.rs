@@ -4,6 +4,9 @@
 
 #[path = "authority/admins.rs"]
 mod admins;
+#[path = "agent/process.rs"]
+#[allow(dead_code, reason = "the tests of agents use all of it")]
+mod agents;
 #[path = "authority/client.rs"]
 mod client;
 #[path = "authority/hosts.rs"]
@@ -12,9 +15,13 @@ mod hosts;
 mod process;
 #[path = "authority/tpm.rs"]
 mod tpm;
+#[path = "authority/trusted.rs"]
+mod trusted;
 
 #[path = "../../tests/testkit/datastore.rs"]
 mod datastore;
+#[path = "../../tests/testkit/tpm.rs"]
+mod emulator;
 #[path = "../../tests/testkit/host.rs"]
 #[allow(dead_code, reason = "the tests of mounts use all of it")]
 mod host;

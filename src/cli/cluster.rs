@@ -4,19 +4,16 @@ mod admins;
 mod removal;
 mod rotation;
 
-use std::fs::File;
-use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use uuid::Uuid;
-use zeroize::Zeroizing;
 
 use crate::cli::progress::perform;
 use crate::cli::provider::passphrase::{PassphraseSource, Purpose};
 use crate::cli::provider::provider_name;
-use crate::cli::{out, table};
+use crate::cli::{out, table, token};
 use crate::cluster::board::MemberHealth;
 use crate::cluster::join::{NewCluster, TOKEN_LIFE};
 use crate::cluster::status::{ClusterStatus, HostStatus};
@@ -29,9 +26,6 @@ use crate::operations::cluster::{
 };
 use crate::operations::exposed;
 use crate::text::{self, Show};
-
-/// Longest token that is read, in bytes.
-const MAX_TOKEN: u64 = 8192;
 
 /// Verbs of `cluster`.
 #[derive(Subcommand)]
@@ -298,13 +292,7 @@ fn join(args: &JoinArgs, config: &Path) -> Result<()> {
 }
 
 fn read_token(file: &Path) -> Result<Token> {
-    let mut text = Zeroizing::new(String::with_capacity(usize::try_from(MAX_TOKEN).unwrap_or(0)));
-    let read = match file == Path::new("-") {
-        true => io::stdin().take(MAX_TOKEN).read_to_string(&mut text),
-        false => File::open(file).and_then(|file| file.take(MAX_TOKEN).read_to_string(&mut text)),
-    };
-    read.context(|| format!("reading the token from {}", file.shown()))?; // a file's name, not the token
-    Token::parse(&text)
+    Token::parse(&token::read(file)?)
 }
 
 fn approve(args: &ApproveArgs, config: &Path) -> Result<()> {

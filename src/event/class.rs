@@ -29,6 +29,7 @@ impl Class {
             | EventName::Info
             | EventName::KeyList
             | EventName::ClusterPush
+            | EventName::TrustAttest // each time that what was proved ends
             | EventName::AuthorityEnrol // whoever reaches an authority can have itself refused
             | EventName::AuthorityAttest
             | EventName::AuthorityRelease
@@ -81,6 +82,7 @@ impl Class {
             | EventName::ClusterSync
             | EventName::ClusterRemove
             | EventName::ClusterRotate
+            | EventName::TrustEnrol
             | EventName::ClusterAdminKey
             | EventName::ClusterAdmins
             | EventName::ClusterAcceptBoard

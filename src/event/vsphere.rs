@@ -14,6 +14,9 @@ const SEND_KEY_SERVER_ERROR: &str = "com.vmware.vc.kms.crypto.SendKeyError.KMSCl
 const LOCKED_ON_HOST: &str = "com.vmware.vc.vm.Crypto.VMLocked.KeyMissingOnHost";
 const LOCKED_KEY_MISSING: &str = "com.vmware.vc.vm.Crypto.VMLocked.KeyMissingOnKMS";
 const LOCKED_SERVER_ERROR: &str = "com.vmware.vc.vm.Crypto.VMLocked.KMSClusterError";
+const LOCKED_UNATTESTED: &str = "com.vmware.vc.vm.Crypto.VMLocked.TAKeyMissingOnHost";
+/// The name is vSphere's.
+const LOCKED_AUTHORITY_DOWN: &str = "com.vmware.vc.vm.Crypto.VMLocked.TAKMSClusterUnavaliable";
 const UNLOCKED: &str = "com.vmware.vc.vm.Crypto.VMUnlocked";
 
 const OPERATION: &str = "com.vmware.vc.crypto.Operation";
@@ -71,6 +74,7 @@ impl Fault {
         match Trouble::of(error) {
             Some(trouble) if trouble.is_of_server() => Self::Server,
             Some(Trouble::Unsupported) => Self::Server,
+            Some(Trouble::Unattested) => Self::Host,
             Some(_) => Self::Key,
             None => Self::Host,
         }
@@ -103,10 +107,12 @@ fn of_failure(operation: EventName, error: &Error, is_disk: bool) -> Option<&'st
             Fault::Server => SEND_KEY_SERVER_ERROR,
         })
     } else if is(&[EventName::Unlock]) && !is_disk && about_keys {
-        Some(match Fault::of(error) {
-            Fault::Host => LOCKED_ON_HOST,
-            Fault::Key => LOCKED_KEY_MISSING,
-            Fault::Server => LOCKED_SERVER_ERROR,
+        Some(match (Trouble::of(error), Fault::of(error)) {
+            (Some(Trouble::Unattested), _) => LOCKED_UNATTESTED,
+            (Some(Trouble::AuthorityDown), _) => LOCKED_AUTHORITY_DOWN,
+            (_, Fault::Host) => LOCKED_ON_HOST,
+            (_, Fault::Key) => LOCKED_KEY_MISSING,
+            (_, Fault::Server) => LOCKED_SERVER_ERROR,
         })
     } else if is(&[EventName::DumpSetup, EventName::DumpRenew]) && about_keys {
         match Fault::of(error) {
@@ -170,6 +176,13 @@ mod tests {
         let error = failed(Trouble::Silent);
         assert_eq!(event_id(EventName::Unlock, Some(&error), false), Some(LOCKED_SERVER_ERROR));
         assert_eq!(event_id(EventName::Unlock, Some(&error), true), None);
+        for (trouble, id) in [(Trouble::Unattested, LOCKED_UNATTESTED), (Trouble::AuthorityDown, LOCKED_AUTHORITY_DOWN)]
+        {
+            assert_eq!(event_id(EventName::Unlock, Some(&failed(trouble)), false), Some(id));
+        }
+        let id = |trouble| event_id(EventName::FetchKey, Some(&failed(trouble)), false);
+        assert_eq!(id(Trouble::Unattested), Some(SEND_KEY_HOST_ERROR));
+        assert_eq!(id(Trouble::AuthorityDown), Some(SEND_KEY_SERVER_ERROR));
         assert_eq!(event_id(EventName::Unlock, None, false), Some(UNLOCKED));
         let damaged = Error::new(Kind::Corrupt, "no header copy is whole");
         assert_eq!(event_id(EventName::Unlock, Some(&damaged), false), None);

@@ -5,6 +5,8 @@
 
 pub mod board;
 pub mod client;
+pub mod keys;
+pub mod trust;
 
 use std::collections::BTreeMap;
 use std::io::{ErrorKind, Read, Write};
@@ -24,7 +26,7 @@ use crate::key::KeyName;
 use crate::text::Show;
 
 /// Version of the messages. One that another version would not understand takes the next number.
-pub const PROTOCOL: u32 = 2;
+pub const PROTOCOL: u32 = 3;
 /// Longest request in bytes: a write of the longest record of a board, and what its writer has seen, both in base64.
 pub const MAX_REQUEST: usize = 3 << 20;
 /// Longest answer in bytes: what an exchange with a cluster of 1,000 hosts has done.
@@ -59,6 +61,8 @@ pub enum Request {
     Status,
     /// What the newest document of the cluster asks is to be done now; answered by [`Answer::Done`].
     Sync,
+    /// Something about a trust authority; answered by [`Answer::Trust`].
+    Trust(Box<trust::TrustCall>),
 }
 
 /// What the agent answers.
@@ -90,6 +94,8 @@ pub enum Answer {
         /// In the form of what was done.
         outcome: serde_json::Value,
     },
+    /// To `Trust`.
+    Trust(Box<trust::TrustAnswer>),
     /// The request failed.
     Error {
         /// Decides the exit code.
@@ -125,9 +131,30 @@ pub enum Fault {
     Destroyed,
     /// The server, or every keeper, did not answer.
     Server,
+    /// No member of the trust authority answered.
+    Authority,
+    /// The trust authority gives this host no keys, or this host cannot attest.
+    Unattested,
 }
 
 impl Fault {
+    /// What is wrong by an error, if that says so.
+    pub fn of(error: &Error) -> Option<Self> {
+        Some(match Trouble::of(error)? {
+            Trouble::Missing => Self::Missing,
+            Trouble::Destroyed => Self::Destroyed,
+            Trouble::Denied | Trouble::State(_) | Trouble::NotAKek => Self::Denied,
+            Trouble::AuthorityDown => Self::Authority,
+            Trouble::Unattested => Self::Unattested,
+            Trouble::Silent
+            | Trouble::Unreachable
+            | Trouble::Untrusted
+            | Trouble::Faulty
+            | Trouble::Garbled
+            | Trouble::Unsupported => Self::Server,
+        })
+    }
+
     /// The trouble that it is.
     pub fn trouble(self) -> Trouble {
         match self {
@@ -135,6 +162,8 @@ impl Fault {
             Self::Denied => Trouble::Denied,
             Self::Destroyed => Trouble::Destroyed,
             Self::Server => Trouble::Unreachable,
+            Self::Authority => Trouble::AuthorityDown,
+            Self::Unattested => Trouble::Unattested,
         }
     }
 }
@@ -200,6 +229,12 @@ pub struct AgentSettings {
     /// Numbers of the PCRs that must have the values of then when it gives them back, with commas between; none if there are none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tpm_pcrs: Option<String>,
+    /// The firmware's event log, absolute; the kernel's file if there is none.
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "private_file::absolute")]
+    pub firmware_log: Option<PathBuf>,
+    /// systemd's log of what it has measured, absolute; its usual place if there is none.
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "private_file::absolute")]
+    pub userspace_log: Option<PathBuf>,
 }
 
 fn span<'d, D: Deserializer<'d>>(deserializer: D) -> std::result::Result<Option<Duration>, D::Error> {

@@ -6,12 +6,13 @@
 pub mod kmip;
 pub mod managed;
 pub mod native;
+pub mod trusted;
 
 use super::kind::ProviderKind;
 use crate::error::{Error, Kind, Result};
 
 /// All kinds. The first one needs nothing but this host, and is what a host without a provider is advised to add.
-pub static KINDS: [&dyn ProviderKind; 3] = [&native::Native, &kmip::Kmip, &managed::Managed];
+pub static KINDS: [&dyn ProviderKind; 4] = [&native::Native, &kmip::Kmip, &managed::Managed, &trusted::Trusted];
 
 /// The kind of this name.
 ///

@@ -31,6 +31,10 @@ pub enum Trouble {
     State(KeyState),
     /// What came under the key's id is not a KEK.
     NotAKek,
+    /// No member of the trust authority answers, or none whose log can be trusted.
+    AuthorityDown,
+    /// The trust authority gives this host no keys, or this host cannot attest.
+    Unattested,
 }
 
 impl Trouble {
@@ -42,7 +46,10 @@ impl Trouble {
 
     /// Whether it is the server's trouble, rather than that of the key.
     pub fn is_of_server(self) -> bool {
-        matches!(self, Self::Silent | Self::Unreachable | Self::Untrusted | Self::Faulty | Self::Garbled)
+        matches!(
+            self,
+            Self::Silent | Self::Unreachable | Self::Untrusted | Self::Faulty | Self::Garbled | Self::AuthorityDown
+        )
     }
 
     /// Whether asking again may help.
@@ -64,6 +71,9 @@ impl Trouble {
             Self::Silent => 8,
             Self::Unreachable => 9,
             Self::Missing => 10,
+            // Not of a key server.
+            Self::AuthorityDown => 11,
+            Self::Unattested => 12,
         }
     }
 }

@@ -10,13 +10,12 @@ use std::time::Duration;
 use vmcryptfs::error::{Context, Error, Kind, Result};
 use vmcryptfs::event::{Event, EventName};
 use vmcryptfs::gate::Principal;
-use vmcryptfs::provider::agent::{Answer, MAX_ANSWER, MAX_REQUEST, Request, receive, send};
+use vmcryptfs::provider::agent::{Answer, Fault, MAX_ANSWER, MAX_REQUEST, Request, receive, send};
 use vmcryptfs::provider::timed::{Deadline, TimedStream};
 use vmcryptfs::sys::process::effective_uid;
 use vmcryptfs::sys::thread::{caught, may_fail};
 
 use super::Agent;
-use super::pushed::fault_of;
 
 /// Programs that are served at once. One more is told so.
 const MAX_CLIENTS: usize = 256;
@@ -93,7 +92,7 @@ fn turn_away(mut stream: &UnixStream, error: &Error) {
 }
 
 fn failure(error: &Error) -> Answer {
-    Answer::Error { kind: error.kind(), message: error.chain(), fault: fault_of(error) }
+    Answer::Error { kind: error.kind(), message: error.chain(), fault: Fault::of(error) }
 }
 
 fn serve_one(stream: UnixStream, agent: &Agent) {

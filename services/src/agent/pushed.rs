@@ -18,7 +18,7 @@ use vmcryptfs::error::{Error, Kind, Result};
 use vmcryptfs::event::{Event, EventName};
 use vmcryptfs::format::cluster::{Document, KeptKeks, MAX_WISHES, PushedProvider, Reference, Wish};
 use vmcryptfs::key::{KeyId, ProviderName};
-use vmcryptfs::provider::agent::{Fault, Purpose};
+use vmcryptfs::provider::agent::Purpose;
 use vmcryptfs::provider::{Failure, Trouble};
 use vmcryptfs::sys::SecretBytes;
 
@@ -353,21 +353,6 @@ impl State {
             (None, None) => format!("provider {provider} is not pushed to this host any longer"),
         }
     }
-}
-
-/// What is wrong, as a program is told.
-pub(super) fn fault_of(error: &Error) -> Option<Fault> {
-    Some(match Trouble::of(error)? {
-        Trouble::Missing => Fault::Missing,
-        Trouble::Destroyed => Fault::Destroyed,
-        Trouble::Denied | Trouble::State(_) | Trouble::NotAKek => Fault::Denied,
-        Trouble::Silent
-        | Trouble::Unreachable
-        | Trouble::Untrusted
-        | Trouble::Faulty
-        | Trouble::Garbled
-        | Trouble::Unsupported => Fault::Server,
-    })
 }
 
 /// A second owner of a KEK.

@@ -156,7 +156,7 @@ impl Release<'_> {
 }
 
 fn refuse(key_id: Option<String>, error: &Error) -> Result<ReleasedKey> {
-    Ok(ReleasedKey::Refused { key_id, error: Refusal { kind: error.kind(), message: error.chain() } })
+    Ok(ReleasedKey::Refused { key_id, error: Refusal::of(error, error.chain()) })
 }
 
 fn record(host: &Admitted, key: &ReleasedKey) {

@@ -149,7 +149,7 @@ pub(super) fn refused(error: &Error) -> Answer {
         }
         _ => error.chain(),
     };
-    let body = Refused { error: Refusal { kind: error.kind(), message } };
+    let body = Refused { error: Refusal::of(error, message) };
     let body = serde_json::to_vec(&body).unwrap_or_default();
     Answer { status, content_type: JSON, body }
 }

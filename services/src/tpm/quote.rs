@@ -66,7 +66,10 @@ impl HostTpm {
     }
 
     /// Values of these registers. A TPM gives some of them with each answer.
-    fn values(&mut self, selection: PcrSelection) -> Result<PcrValues> {
+    ///
+    /// # Errors
+    /// As [`quote`](Self::quote).
+    pub fn values(&mut self, selection: PcrSelection) -> Result<PcrValues> {
         let bank = selection.bank();
         let (mut left, mut found) = (selection, Vec::new());
         while !left.is_empty() {

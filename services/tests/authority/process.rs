@@ -23,6 +23,7 @@ pub(crate) struct Authority {
     machine: Host,
     process: Option<Child>,
     pin: [u8; 32],
+    kept: Option<SocketAddr>,
 }
 
 impl Authority {
@@ -31,7 +32,7 @@ impl Authority {
         let provider = "[provider.top]\nkind = \"native\"\nprimary-key = \"keys/top.key\"\nbacked-up = true\n";
         let machine = Host::configured(provider);
         PrimaryKey::generate().unwrap().create(&machine.config().with_file_name("keys").join("top.key")).unwrap();
-        let mut authority = Self { machine, process: None, pin: [0; 32] };
+        let mut authority = Self { machine, process: None, pin: [0; 32], kept: None };
         let init = ["init", "top", "--url", "https://localhost:6843", "--listen", "127.0.0.1:0"];
         let made = authority.json(&[&init, options].concat());
         let pin = data_encoding::BASE64URL_NOPAD.decode(made["pin"].as_str().unwrap().as_bytes()).unwrap();
@@ -104,8 +105,28 @@ impl Authority {
     }
 
     pub(crate) fn connect(&self) -> Client {
-        let address: SocketAddr = self.json(&["status"])["listen"].as_str().unwrap().parse().unwrap();
-        Client::connect(address, self.pin)
+        Client::connect(self.address(), self.pin)
+    }
+
+    fn address(&self) -> SocketAddr {
+        self.json(&["status"])["listen"].as_str().unwrap().parse().unwrap()
+    }
+
+    /// Lets it listen where it does now when it is started again.
+    pub(crate) fn keep_port(&mut self) {
+        let (address, settings) = (self.address(), self.folder().join("settings.toml"));
+        let text = fs::read_to_string(&settings).unwrap().replace("127.0.0.1:0", &address.to_string());
+        fs::write(settings, text).unwrap();
+        self.kept = Some(address);
+    }
+
+    /// Where it listens, once its port is kept.
+    pub(crate) fn url(&self) -> String {
+        format!("https://{}", self.kept.unwrap())
+    }
+
+    pub(crate) fn pin(&self) -> [u8; 32] {
+        self.pin
     }
 }
 

@@ -23,6 +23,10 @@ use crate::text::Show;
 const PATIENCE: Duration = Duration::from_secs(5);
 /// How long keepers are waited for: for a look at a folder, and a key server that is slow.
 const KEEPER_PATIENCE: Duration = Duration::from_secs(12);
+/// How long it may take for KEKs of a trust authority: its members are asked for ten seconds.
+const AUTHORITY_PATIENCE: Duration = Duration::from_secs(12);
+/// How long it may take to enrol: a TPM may need a minute and a half for its key, and the authority half a minute a call.
+const TRUST_PATIENCE: Duration = Duration::from_secs(180);
 /// How long it may take for an exchange with its board.
 const SYNC_PATIENCE: Duration = Duration::from_secs(120);
 /// How long it may take for one call of a board: it waits for its members, for up to seven seconds a step.
@@ -75,6 +79,14 @@ impl AgentClient {
         socket_of(config).map(Self::at)
     }
 
+    /// As [`of`](Self::of), for KEKs that it asks an authority for.
+    ///
+    /// # Errors
+    /// Those of [`socket_of`].
+    pub fn of_authority(config: &Path) -> Result<Self> {
+        socket_of(config).map(|socket| Self::patient(socket, AUTHORITY_PATIENCE))
+    }
+
     /// The agent that listens at this socket.
     pub(crate) fn at(socket: PathBuf) -> Self {
         Self::patient(socket, PATIENCE)
@@ -106,6 +118,7 @@ impl AgentClient {
         let patience = match request {
             Request::Sync => SYNC_PATIENCE,
             Request::Board(_) => BOARD_PATIENCE,
+            Request::Trust(_) => TRUST_PATIENCE,
             Request::Hello(_)
             | Request::CreateKey { .. }
             | Request::FetchKey { .. }
@@ -151,6 +164,7 @@ impl AgentClient {
             | Answer::Prepared
             | Answer::Status(_)
             | Answer::Done { .. }
+            | Answer::Trust(_)
             | Answer::Error { .. } => Err(self.unavailable(not_understood())),
         }
     }
@@ -218,7 +232,8 @@ impl Connection {
             | Answer::Awaited { .. }
             | Answer::Prepared
             | Answer::Status(_)
-            | Answer::Done { .. } => Err(not_understood()),
+            | Answer::Done { .. }
+            | Answer::Trust(_) => Err(not_understood()),
         }
     }
 

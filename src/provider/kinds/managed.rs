@@ -8,17 +8,14 @@ use toml::Table;
 use toml::de::ValueDeserializer;
 
 use crate::crypto::random;
-use crate::crypto::wrap::LocalKek;
-use crate::error::{Error, Kind, Result};
-use crate::key::{Dek, Kek, KeyCheck, KeyId, KeyName, ProviderName, WrappedDek};
-use crate::provider::agent::client::{AgentClient, AgentKek};
-use crate::provider::agent::{AgentStatus, Answer, Purpose, Request};
+use crate::error::Result;
+use crate::key::{Kek, KeyId, ProviderName};
+use crate::provider::agent::client::AgentClient;
+use crate::provider::agent::keys::{AgentKeys, other_key};
+use crate::provider::agent::{AgentStatus, Answer, Request};
 use crate::provider::kind::{self, Arguments, Configured, ProviderKind, Tested, Usage};
 use crate::provider::primary_key::primary_of;
-use crate::provider::{Failure, KeyProvider, KeyState, NewKey, Trouble, round_trip};
-
-/// Most keys of one request, so that it stays a short message.
-const MAX_PREPARED: usize = 1024;
+use crate::provider::{KeyProvider, NewKey, Trouble, round_trip};
 
 /// The kind.
 #[derive(Debug)]
@@ -56,12 +53,12 @@ impl ProviderKind for Managed {
     }
 
     fn open(&self, provider: &Configured<'_>) -> Result<Arc<dyn KeyProvider>> {
-        Ok(Arc::new(ManagedProvider { name: provider.name.clone(), agent: AgentClient::of(provider.config)? }))
+        Ok(Arc::new(ManagedProvider::new(provider)?))
     }
 
     fn test(&self, provider: &Configured<'_>) -> Result<Tested> {
         let name = provider.name;
-        let provider = ManagedProvider { name: name.clone(), agent: AgentClient::of(provider.config)? };
+        let provider = ManagedProvider::new(provider)?;
         let (report, notices, is_pushed) = match provider.health() {
             Ok((report, status)) => (report, status.trouble, status.pushed.contains_key(name.as_str())),
             Err(error) => {
@@ -89,42 +86,35 @@ impl ProviderKind for Managed {
 
 /// Asks the agent for KEKs.
 struct ManagedProvider {
-    name: ProviderName,
-    agent: AgentClient,
+    keys: AgentKeys,
 }
 
 impl ManagedProvider {
+    fn new(provider: &Configured<'_>) -> Result<Self> {
+        let (name, agent) = (provider.name.clone(), AgentClient::of(provider.config)?);
+        Ok(Self { keys: AgentKeys { name, agent } })
+    }
+
     /// What the agent says of itself, in words and as it is.
     fn health(&self) -> Result<(String, AgentStatus)> {
-        let hello = self.agent.hello()?;
-        let Answer::Status(status) = self.agent.ask(&Request::Status)? else { return Err(other_key("no status")) };
-        let mut report = format!("{}: the agent of {} answers, version {}\n", self.name, hello.host, hello.version);
+        let hello = self.keys.agent.hello()?;
+        let Answer::Status(status) = self.keys.agent.ask(&Request::Status)? else { return Err(other_key("no status")) };
+        let mut report =
+            format!("{}: the agent of {} answers, version {}\n", self.keys.name, hello.host, hello.version);
         if let (Some(cluster), Some(board)) = (&status.cluster, &status.board) {
             let epoch = status.epoch.map_or_else(|| "no document yet".into(), |epoch| format!("document {epoch}"));
-            report += &format!("{}: it is in the cluster {cluster}, {epoch}, on {board}\n", self.name);
+            report += &format!("{}: it is in the cluster {cluster}, {epoch}, on {board}\n", self.keys.name);
         }
         Ok((report, status))
     }
 
-    fn kek(&self, request: &Request) -> Result<(KeyId, Arc<dyn Kek>)> {
-        let AgentKek { id, kek, wraps } = self.agent.kek(request)?;
-        if *id.provider() != self.name {
-            return Err(other_key(&format!("key {id}")));
-        }
-        let kek: Arc<dyn Kek> = match wraps {
-            true => Arc::new(kek),
-            false => Arc::new(UnwrapsOnly { id: id.clone(), kek }),
-        };
-        Ok((id, kek))
-    }
-
     /// Proves that a keeper and its key server answer, by asking for a key that there is not: a new one would stay at the server.
     fn test_pushed(&self) -> Result<String> {
-        let nowhere = KeyId::new(self.name.clone(), format!("vmcryptfs-test-{}", random::uuid()?))?;
+        let nowhere = KeyId::new(self.keys.name.clone(), format!("vmcryptfs-test-{}", random::uuid()?))?;
         match self.fetch_key(&nowhere) {
             Err(error) if matches!(Trouble::of(&error), Some(Trouble::Missing | Trouble::Denied)) => Ok(format!(
                 "{}: works. A keeper has asked its key server, and given the answer to this host\n",
-                self.name
+                self.keys.name
             )),
             Err(error) => Err(error),
             Ok(_) => Err(other_key(&format!("key {nowhere}"))),
@@ -132,58 +122,22 @@ impl ManagedProvider {
     }
 }
 
-/// A KEK that is not active at its key server.
-struct UnwrapsOnly {
-    id: KeyId,
-    kek: LocalKek,
-}
-
-impl Kek for UnwrapsOnly {
-    fn wrap(&self, _: &Dek) -> Result<WrappedDek> {
-        let failure =
-            Failure::new(Trouble::State(KeyState::Unknown), "its keeper says that it is not active at the key server");
-        Err(failure.into_error(format!("key {} wraps nothing new: only active keys do", self.id)))
-    }
-
-    fn unwrap(&self, wrapped: &WrappedDek) -> Result<Dek> {
-        self.kek.unwrap(wrapped)
-    }
-
-    fn check(&self) -> Result<KeyCheck> {
-        self.kek.check()
-    }
-}
-
 impl KeyProvider for ManagedProvider {
     fn create_key(&self, purpose: &NewKey) -> Result<(KeyId, Arc<dyn Kek>)> {
-        let NewKey { vm_name, vm_uuid } = purpose.clone();
-        let purpose = Purpose { request: random::uuid()?, vm_name, vm_uuid };
-        self.kek(&Request::CreateKey { provider: self.name.to_string(), purpose })
+        self.keys.create(purpose)
     }
 
     fn prepare(&self, key_ids: &[KeyId]) {
-        for keys in key_ids.chunks(MAX_PREPARED) {
-            // What cannot be prepared is said when it is fetched.
-            let _ = self.agent.ask(&Request::Prepare { keys: keys.iter().map(KeyName::of).collect() });
-        }
+        self.keys.prepare(key_ids);
     }
 
     fn fetch_key(&self, key_id: &KeyId) -> Result<Arc<dyn Kek>> {
-        let (found, kek) = self.kek(&Request::FetchKey { key: KeyName::of(key_id) })?;
-        match found == *key_id {
-            true => Ok(kek),
-            false => Err(other_key(&format!("key {found}"))),
-        }
+        self.keys.fetch(key_id)
     }
 
     fn is_superseded(&self, key_id: &KeyId) -> Result<bool> {
         let (_, status) = self.health()?;
-        let current = status.holds.get(self.name.as_str());
+        let current = status.holds.get(self.keys.name.as_str());
         Ok(current.is_some_and(|current| primary_of(key_id).is_ok_and(|primary| primary != *current)))
     }
-}
-
-fn other_key(found: &str) -> Error {
-    let failure = Failure::new(Trouble::Garbled, format!("{found}, which was not asked for"));
-    Error::with_source(Kind::KeyUnavailable, "the agent of this host answered with something else", failure)
 }

@@ -115,10 +115,10 @@ fn an_agent_that_answers_something_else_is_not_believed() {
         (Box::new(|peer| peer.write_all(b"\x02\0\0\0{}").unwrap()), "not understood"),
         (
             Box::new(|peer| {
-                let hello = Hello { protocol: 3, version: "9.1".into(), ..Hello::own() };
+                let hello = Hello { protocol: 4, version: "9.1".into(), ..Hello::own() };
                 say(peer, &Answer::Hello(hello));
             }),
-            "version 9.1 and speaks version 3 of the protocol, expected 2",
+            "version 9.1 and speaks version 4 of the protocol, expected 3",
         ),
         (
             Box::new(|peer| {
