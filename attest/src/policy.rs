@@ -23,7 +23,7 @@ pub use set_use::SetUse;
 pub use text::MAX_POLICY_BYTES;
 
 use crate::error::{Error, Kind, Result};
-use crate::pcr::{HashAlgorithm, PcrSelection};
+use crate::pcr::{HashAlgorithm, PcrIndex, PcrSelection};
 
 /// A policy whose parts fit together.
 #[derive(Clone, Debug)]
@@ -43,6 +43,8 @@ pub struct Class {
     level: Level,
     /// Names of approved sets.
     sets: Vec<String>,
+    /// Registers that its hosts are quoted as well, so that a set can be proposed of them.
+    learn: Vec<PcrIndex>,
 }
 
 impl Policy {
@@ -71,11 +73,12 @@ impl Policy {
         self.classes.iter().find(|class| class.hosts.iter().any(|pattern| matches(pattern, host)))
     }
 
-    /// The registers that a host has to be quoted: all that sets of its class name. `None` for a host without a class.
+    /// The registers that a host has to be quoted: all that sets of its class name, and those that it is to learn. `None` for a host
+    /// without a class.
     pub fn selection_for(&self, host: &str) -> Option<PcrSelection> {
         let class = self.class_of(host)?;
         let registers = self.sets_of(class).flat_map(|set| set.registers().iter().map(ApprovedRegister::register));
-        Some(PcrSelection::new(self.bank, registers))
+        Some(PcrSelection::new(self.bank, registers.chain(class.learn.iter().copied())))
     }
 
     /// This policy with another set, approved for hosts of a class.
@@ -83,11 +86,20 @@ impl Policy {
     /// # Errors
     /// `Invalid` when there is no such class, there is a set of this name already, or the set is of another bank.
     pub fn with_set(&self, set: ApprovedSet, class: &str) -> Result<Self> {
+        self.with_set_and_level(set, class, None)
+    }
+
+    /// The same, and the class demands another level from now on.
+    ///
+    /// # Errors
+    /// As for [`with_set`](Self::with_set); `Invalid` when no set of the class has what the level demands.
+    pub fn with_set_and_level(&self, set: ApprovedSet, class: &str, level: Option<Level>) -> Result<Self> {
         let mut policy = self.clone();
         let Some(into) = policy.classes.iter_mut().find(|it| it.name == class) else {
             return Err(invalid(format!("there is no class {class:?}: expected one of {}", self.class_names())));
         };
         into.sets.push(set.name().to_owned());
+        into.level = level.unwrap_or(into.level);
         policy.sets.push(set);
         policy.checked()
     }
@@ -104,6 +116,11 @@ impl Policy {
         }
         policy.classes.iter_mut().for_each(|class| class.sets.retain(|set| set != name));
         policy.checked()
+    }
+
+    /// The set of a class that approves the same as this one, whatever it is called.
+    pub fn same_set<'a>(&'a self, class: &'a Class, set: &ApprovedSet) -> Option<&'a ApprovedSet> {
+        self.sets_of(class).find(|approved| approved.approves_the_same(set))
     }
 
     fn sets_of<'a>(&'a self, class: &'a Class) -> impl Iterator<Item = &'a ApprovedSet> {
@@ -146,6 +163,10 @@ impl Policy {
         if class.level == Level::Identity && !class.sets.is_empty() {
             return Err(invalid("sets with level \"identity\", which looks at no set: choose a higher level"));
         }
+        class
+            .learn
+            .iter()
+            .try_for_each(|register| set::check_register(*register).map_err(|error| error.within(*register)))?;
         for group in class.level.demanded() {
             let named = |register: &u8| self.sets_of(class).any(|set| set.register(*register).is_some());
             if !group.iter().any(named) {
@@ -175,13 +196,18 @@ impl Class {
     pub fn sets(&self) -> &[String] {
         &self.sets
     }
+
+    /// Registers that its hosts are quoted although no set of the class need have them.
+    pub fn learn(&self) -> &[PcrIndex] {
+        &self.learn
+    }
 }
 
 pub(crate) fn invalid(message: impl Into<String>) -> Error {
     Error::new(Kind::Invalid, message)
 }
 
-/// Names stand in sentences.
+/// Names stand in sentences and commands.
 pub(crate) fn check_name(what: &str, name: &str) -> Result<()> {
     const MOST: usize = 100;
     let allowed = |character: char| character.is_ascii_alphanumeric() || "._-+~".contains(character);

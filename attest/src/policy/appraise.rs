@@ -175,6 +175,17 @@ fn unapproved(host: &str, miss: &Miss<'_>) -> Refusal {
         event: differs.found.map(Found::of),
         nearest: Some(Nearest::of(miss.set.name(), differs.matched, differs.wanted)),
         also: miss.others.iter().map(also).collect(),
+        command: command(host, miss.set),
         ..Refusal::new(host, Rule::ApprovedSets, reason)
     }
+}
+
+/// The command that approves what a host has measured in the registers of a set, all of them: a set matches as a whole. A name that a shell
+/// would read otherwise gets none.
+fn command(host: &str, nearest: &ApprovedSet) -> Option<String> {
+    super::check_name("the host", host).ok().filter(|()| !host.starts_with('-'))?;
+    let mut numbers: Vec<u8> = nearest.registers().iter().map(|it| it.register().number()).collect();
+    numbers.sort_unstable();
+    let numbers: Vec<String> = numbers.iter().map(ToString::to_string).collect();
+    Some(format!("vmcryptfs-authority policy approve {host} --pcr {}", numbers.join(",")))
 }

@@ -174,3 +174,12 @@ fn a_missing_event_is_not_approved() {
     assert!(refusal.to_string().contains("an approved event was not measured"), "{refusal}");
     assert!(refusal.event.is_none() && refusal.nearest.unwrap().description.unwrap() == "\"last\"");
 }
+
+/// A host's name becomes part of a command that people paste.
+#[test]
+fn a_strange_host_gets_no_command() {
+    let policy = Policy::parse(&of_secure_boot(Level::Measured).to_text().replace("kvm-*", "*")).unwrap();
+    for host in ["a; reboot", "-rf", "$(x)", ""] {
+        assert_eq!(policy.appraise(host, &OTHER_KERNEL.replayed(QUOTED)).unwrap_err().command, None, "{host}");
+    }
+}

@@ -90,6 +90,8 @@ pub struct Refusal {
     pub nearest: Option<Nearest>,
     /// What else differs from it.
     pub also: Vec<AlsoDiffers>,
+    /// What an administrator of the authority types to approve what was measured; `None` where that would not help.
+    pub command: Option<String>,
 }
 
 fn as_text<S: Serializer>(value: &impl fmt::Display, serializer: S) -> Result<S::Ok, S::Error> {
@@ -121,6 +123,7 @@ impl Refusal {
             event: None,
             nearest: None,
             also: Vec::new(),
+            command: None,
         }
     }
 
@@ -226,6 +229,9 @@ impl fmt::Display for Refusal {
                 Some(event) => write!(f, ", from {} on: {event}.", event.place())?,
                 None => write!(f, ": an approved event was not measured.")?,
             }
+        }
+        if let Some(command) = &self.command {
+            write!(f, " To approve what was measured: {command}")?;
         }
         Ok(())
     }

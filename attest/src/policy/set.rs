@@ -37,6 +37,7 @@ pub struct ApprovedSet {
     pub(super) name: String,
     pub(super) approved: String,
     pub(super) note: Option<String>,
+    pub(super) keep: bool,
     pub(crate) registers: Vec<ApprovedRegister>,
 }
 
@@ -59,7 +60,13 @@ impl ApprovedSet {
     pub fn new(name: &str, approved: &str) -> Result<Self> {
         check_name("the set", name)?;
         check_date(approved)?;
-        Ok(Self { name: name.to_owned(), approved: approved.to_owned(), note: None, registers: Vec::new() })
+        Ok(Self {
+            name: name.to_owned(),
+            approved: approved.to_owned(),
+            note: None,
+            keep: false,
+            registers: Vec::new(),
+        })
     }
 
     /// A proposal: what a host has measured into these registers. Registers that it was not quoted are left out.
@@ -108,6 +115,28 @@ impl ApprovedSet {
         self.note.as_deref()
     }
 
+    /// Whether it stays when hosts have moved on from it.
+    pub fn keeps(&self) -> bool {
+        self.keep
+    }
+
+    /// The same digests under another name, with another date and note.
+    ///
+    /// # Errors
+    /// As for [`Self::new`].
+    pub fn renamed(self, name: &str, approved: &str, note: Option<String>) -> Result<Self> {
+        Ok(Self { note, registers: self.registers, ..Self::new(name, approved)? })
+    }
+
+    /// Whether both match the same hosts. Words count for nothing.
+    pub fn approves_the_same(&self, other: &Self) -> bool {
+        let same = |mine: &ApprovedRegister| {
+            let theirs = other.register(mine.register.number());
+            theirs.is_some_and(|theirs| theirs.digests().eq(mine.digests()))
+        };
+        self.registers.len() == other.registers.len() && self.registers.iter().all(same)
+    }
+
     /// What is approved, by register.
     pub fn registers(&self) -> &[ApprovedRegister] {
         &self.registers
@@ -117,7 +146,11 @@ impl ApprovedSet {
         self.registers.iter().find(|it| it.register.number() == number)
     }
 
-    pub(super) fn check(&self, bank: HashAlgorithm) -> Result<()> {
+    /// Refuses a set that no policy of this bank can have.
+    ///
+    /// # Errors
+    /// `Invalid`.
+    pub fn check(&self, bank: HashAlgorithm) -> Result<()> {
         let within = |error: Error| error.within(format_args!("set {:?}", self.name));
         check_name("the set", &self.name)?;
         check_date(&self.approved).map_err(within)?;
@@ -149,6 +182,14 @@ impl ApprovedRegister {
         &self.ignored
     }
 
+    /// All digests: those that have to be measured in their order, and then those that may be, in an order of their own.
+    fn digests(&self) -> impl Iterator<Item = (bool, Digest)> {
+        let mut ignored: Vec<Digest> = self.ignored.iter().map(|approved| approved.digest).collect();
+        ignored.sort_unstable();
+        let measured = self.measured.iter().map(|approved| (true, approved.digest));
+        measured.chain(ignored.into_iter().map(|digest| (false, digest)))
+    }
+
     /// Where events first differ from this; `None` where they are as approved.
     pub(super) fn first_difference<'a>(&'a self, events: &'a [Measured]) -> Option<Differs<'a>> {
         let ignored = |event: &&Measured| self.ignored.iter().any(|approved| approved.digest == event.digest);
@@ -165,9 +206,7 @@ impl ApprovedRegister {
     }
 
     fn check(&self, bank: HashAlgorithm) -> Result<()> {
-        if self.register.number() == 10 {
-            return Err(invalid("it changes while a host runs: expected registers that do not"));
-        }
+        check_register(self.register)?;
         if self.measured.len() + self.ignored.len() > MAX_DIGESTS {
             return Err(invalid(format!("more than {MAX_DIGESTS} digests")));
         }
@@ -180,6 +219,14 @@ impl ApprovedRegister {
             return Err(invalid(format!("digest {} both measured and ignored: expected one of them", both.digest)));
         }
         Ok(())
+    }
+}
+
+/// Refuses the register that changes all the time (IMA).
+pub(super) fn check_register(register: PcrIndex) -> Result<()> {
+    match register.number() {
+        10 => Err(invalid("it changes while a host runs: expected registers that do not")),
+        _ => Ok(()),
     }
 }
 

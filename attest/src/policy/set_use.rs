@@ -15,9 +15,10 @@ pub struct SetUse<'a> {
 }
 
 impl SetUse<'_> {
-    /// Whether hosts have moved on from this set, all of them. A set that no host has booted yet has no successor.
+    /// Whether hosts have moved on from this set, all of them, and nobody wants to keep it. A set that no host has booted yet has no
+    /// successor.
     pub fn may_retire(&self) -> bool {
-        self.hosts.is_empty() && !self.successors.is_empty()
+        self.hosts.is_empty() && !self.successors.is_empty() && !self.set.keeps()
     }
 }
 

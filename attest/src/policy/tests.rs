@@ -54,7 +54,8 @@ fn another_kernel_is_refused_by_its_event() {
              PCR 4: an event is not the approved one. It is event 23 of the firmware's log: \
              EV_EFI_BOOT_SERVICES_APPLICATION \"\\EFI\\BOOT\\BOOTX64.EFI\" (as the log says), {}. The nearest approved set \
              is \"base\"; it has EV_EFI_BOOT_SERVICES_APPLICATION \"\\EFI\\BOOT\\BOOTX64.EFI\", as the log says, {}, in this \
-             place. PCR 11 differs as well, from event 25 of the firmware's log on: EV_IPL \".linux\" (as the log says), {}.",
+             place. PCR 11 differs as well, from event 25 of the firmware's log on: EV_IPL \".linux\" (as the log says), {}. \
+             To approve what was measured: vmcryptfs-authority policy approve kvm-3 --pcr 4,7,11,12",
             event.digest,
             nearest.digest.unwrap(),
             refusal.also[0].event.as_ref().unwrap().digest,
@@ -90,6 +91,7 @@ fn secure_boot_that_is_off_cannot_be_approved() {
     assert_eq!((refusal.rule, refusal.register.unwrap().number()), (Rule::SecureBoot, 7));
     let event = refusal.event.as_ref().unwrap();
     assert_eq!((event.index, event.description.as_str(), event.proven), (4, "the variable SecureBoot = 0", true));
+    assert_eq!(refusal.command, None);
     assert!(refusal.to_string().contains("Secure Boot is off: expected SecureBoot = 1"), "{refusal}");
 }
 
@@ -102,6 +104,41 @@ fn a_refusal_has_fields_for_programs() {
     assert!(json["event"]["digest"].as_str().unwrap().starts_with("sha256:"));
     assert_eq!((&json["event"]["log"], &json["nearest"]["set"]), (&"firmware".into(), &"base".into()));
     assert_eq!(json["also"][0]["register"], 11);
+    assert_eq!(json["command"], "vmcryptfs-authority policy approve kvm-3 --pcr 0,2,4,7,9,11,12");
+}
+
+/// A set of the registers that differ alone would leave the level without the others: no set has all of them then.
+#[test]
+fn what_the_command_of_a_refusal_approves_lets_the_host_in() {
+    let policy = of_secure_boot(Level::Measured);
+    let replayed = OTHER_KERNEL.replayed(QUOTED);
+    let command = policy.appraise("kvm-3", &replayed).unwrap_err().command.unwrap();
+    let (_, registers) = command.split_once("--pcr ").unwrap();
+    let set = ApprovedSet::of_host("next", "2026-12-01", &replayed, format!("sha256:{registers}").parse().unwrap());
+    let approved = policy.with_set(set.unwrap(), "compute").unwrap();
+    assert_eq!(approved.appraise("kvm-3", &replayed).unwrap().sets(), ["next"]);
+}
+
+#[test]
+fn a_class_learns_registers_that_it_does_not_demand() {
+    let text = CLASS.replace("LEVEL", "identity").replace("sets = [\"base\"]", "learn = [4, 7, 11, 12]");
+    let policy = Policy::parse(&text).unwrap();
+    assert_eq!(policy.selection_for("kvm-3").unwrap().to_string(), "sha256:4,7,11,12");
+    assert_eq!(Policy::parse(&policy.to_text()).unwrap().classes()[0].learn(), policy.classes()[0].learn());
+    let replayed = OTHER_KERNEL.replayed(QUOTED);
+    policy.appraise("kvm-3", &replayed).unwrap();
+    let set = ApprovedSet::of_host("next", "2026-12-01", &replayed, "sha256:4,7,11,12".parse().unwrap()).unwrap();
+    let refused = policy.with_set(set.clone(), "compute").unwrap_err();
+    assert!(refused.to_string().contains("choose a higher level"), "{refused}");
+    let raised = policy.with_set_and_level(set.clone(), "compute", Some(Level::Measured)).unwrap();
+    assert_eq!(raised.appraise("kvm-3", &replayed).unwrap().level(), Level::Measured);
+    assert!(raised.appraise("kvm-3", &SECURE_BOOT_ON.replayed(QUOTED)).is_err());
+    // The same digests under other words are the same set; in another order they are not.
+    let other = set.clone().renamed("other", "2026-12-02", Some("by kvm-4".to_owned())).unwrap();
+    assert_eq!(raised.same_set(&raised.classes()[0], &other).map(ApprovedSet::name), Some("next"));
+    let mut turned = set;
+    turned.registers[0].measured.reverse();
+    assert!(raised.same_set(&raised.classes()[0], &turned).is_none());
 }
 
 #[test]
@@ -207,7 +244,7 @@ fn mistakes_in_a_policy_are_named_with_their_line() {
         Policy::parse(&text.replacen(from, to, 1)).unwrap_err().to_string()
     };
     for (from, to, why) in [
-        ("level =", "lvel =", "unknown field `lvel`, expected one of `name`, `hosts`, `level`, `sets`"),
+        ("level =", "lvel =", "unknown field `lvel`, expected one of `name`, `hosts`, `level`, `sets`, `learn`"),
         ("\"measured\"", "\"strict\"", "unknown variant `strict`"),
         ("format = 1", "format = 2", "format = 2: expected 1"),
         ("bank = \"sha256\"", "bank = \"sha1\"", "SHA-1 proves nothing"),
@@ -222,6 +259,8 @@ fn mistakes_in_a_policy_are_named_with_their_line() {
         ("sha256:3d67", "sha256:xx67", "not a digest"),
         ("hosts = [\"kvm-*\"]", "hosts = []", "no hosts"),
         ("\"measured\"", "\"identity\"", "sets with level \"identity\""),
+        ("sets = [", "learn = [10]\nsets = [", "class \"compute\": PCR 10: it changes"),
+        ("sets = [", "learn = [24]\nsets = [", "class \"compute\": PCR 24: there are 0 to 23"),
     ] {
         let error = change(from, to);
         assert!(error.contains(why), "{from} -> {to}: {error}");
@@ -270,6 +309,9 @@ fn an_old_set_retires_when_the_last_host_has_left_it() {
     assert!(retired.appraise("kvm-1", &SECURE_BOOT_ON.replayed(QUOTED)).is_err());
     let last = retired.without_set("next").unwrap().without_set("unbooted").unwrap_err();
     assert!(last.to_string().contains("none of its sets has PCR 7"), "{last}");
+    let keep = policy.to_text().replace("name = \"base\"", "name = \"base\"\nkeep = true");
+    let keep = Policy::parse(&Policy::parse(&keep).unwrap().to_text()).unwrap();
+    assert!(keep.set_use(&[("kvm-1", &new)]).iter().all(|it| !it.may_retire()));
 }
 
 #[test]

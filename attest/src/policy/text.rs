@@ -32,6 +32,8 @@ struct ClassText {
     level: Level,
     #[serde(default)]
     sets: Vec<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    learn: Vec<u32>,
 }
 
 #[derive(Deserialize, Serialize)]
@@ -41,6 +43,8 @@ struct SetText {
     approved: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     note: Option<String>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    keep: bool,
     #[serde(default, rename = "pcr")]
     registers: Vec<RegisterText>,
 }
@@ -64,12 +68,10 @@ impl Policy {
         if text.format != FORMAT {
             return Err(invalid(format!("format = {}: expected {FORMAT}", text.format)));
         }
-        let class =
-            |class: ClassText| Class { name: class.name, hosts: class.hosts, level: class.level, sets: class.sets };
         Self {
             name: text.name,
             bank: text.bank.parse().map_err(|error: Error| invalid(error.to_string()))?,
-            classes: text.classes.into_iter().map(class).collect(),
+            classes: text.classes.into_iter().map(ClassText::read).collect::<Result<_>>()?,
             sets: text.sets.into_iter().map(SetText::read).collect::<Result<_>>()?,
         }
         .checked()
@@ -82,6 +84,7 @@ impl Policy {
             hosts: class.hosts.clone(),
             level: class.level,
             sets: class.sets.clone(),
+            learn: class.learn.iter().map(|register| u32::from(register.number())).collect(),
         };
         to_toml(&PolicyText {
             format: FORMAT,
@@ -108,6 +111,19 @@ impl ApprovedSet {
     }
 }
 
+impl ClassText {
+    fn read(self) -> Result<Class> {
+        let Self { name, hosts, level, sets, learn } = self;
+        let learn = learn.into_iter().map(register_of).collect::<Result<_>>();
+        let learn = learn.map_err(|error| error.within(format_args!("class {name:?}")))?;
+        Ok(Class { name, hosts, level, sets, learn })
+    }
+}
+
+fn register_of(number: u32) -> Result<PcrIndex> {
+    PcrIndex::new(number).map_err(|error| invalid(error.to_string()))
+}
+
 impl SetText {
     fn read(self) -> Result<ApprovedSet> {
         let name = self.name.clone();
@@ -117,8 +133,9 @@ impl SetText {
     fn read_unnamed(self) -> Result<ApprovedSet> {
         let mut set = ApprovedSet::new(&self.name, &self.approved)?;
         set.note = self.note;
+        set.keep = self.keep;
         for text in self.registers {
-            let register = PcrIndex::new(text.number).map_err(|error| invalid(error.to_string()))?;
+            let register = register_of(text.number)?;
             let all = |texts: &[String]| texts.iter().map(|text| text.parse()).collect::<Result<Vec<Approved>>>();
             let read = || Ok((all(&text.measured)?, all(&text.ignored)?));
             let (measured, ignored) = read().map_err(|error: Error| error.within(register))?;
@@ -138,6 +155,7 @@ impl SetText {
             name: set.name.clone(),
             approved: set.approved.clone(),
             note: set.note.clone(),
+            keep: set.keep,
             registers: set.registers.iter().map(register).collect(),
         }
     }
