@@ -5,11 +5,14 @@ mod attestation;
 pub mod clock;
 pub mod enrolment;
 pub mod entry;
+mod evidence;
 pub mod hosts;
 pub mod log;
 pub mod options;
 pub mod own;
 mod policies;
+mod proposals;
+mod propose;
 pub mod release;
 mod routes;
 pub mod server;
@@ -33,13 +36,15 @@ use vmcryptfs::sys::{memory, process};
 use attestation::Attestation;
 use clock::Clock;
 use enrolment::EnrolmentTokens;
+use evidence::EvidenceStore;
 use hosts::Hosts;
 use log::Log;
 use own::Own;
 use policies::Policies;
+use proposals::Proposals;
 use release::{Release, TopKey};
 use server::Limits;
-use token::Tokens;
+use token::{Standing, Tokens};
 
 use crate::notify;
 use crate::trust_wire::Health;
@@ -57,6 +62,8 @@ pub struct Authority {
     tokens: Tokens,
     attestation: Attestation,
     policies: Policies,
+    evidence: EvidenceStore,
+    proposals: Proposals,
     clock: Clock,
     log: Log,
     top: TopKey,
@@ -86,7 +93,9 @@ impl Authority {
             enrolment: EnrolmentTokens::open(&own.path("tokens"), clock)?,
             tokens: Tokens::new(own.settings.uuid, clock)?,
             attestation: Attestation::new(own.attestation_key()?)?,
-            policies: Policies::load(own.path("policy.toml"), own.path("evidence"))?,
+            policies: Policies::load(own.path("policy.toml"))?,
+            evidence: EvidenceStore::load(own.path("evidence"))?,
+            proposals: Proposals::load(own.path("proposals"))?,
             clock,
             log: Log::open(&own.path("log"), own.settings.uuid, &own.log_key)?,
             top,
@@ -97,8 +106,13 @@ impl Authority {
     }
 
     fn release(&self) -> Release<'_> {
-        let Self { own, top, tokens, hosts, log, .. } = self;
-        Release { authority: own.settings.uuid, top, tokens, hosts, log }
+        let Self { own, top, tokens, log, .. } = self;
+        Release { authority: own.settings.uuid, top, tokens, standing: self.standing(), log }
+    }
+
+    /// What tokens are good by.
+    fn standing(&self) -> Standing<'_> {
+        Standing { hosts: &self.hosts, generation: self.policies.generation() }
     }
 
     /// What does not work with the top-level key. A key is made and found, unless that was done a moment ago, or is being done: then it

@@ -14,6 +14,8 @@ pub use crate::authority::hosts::HostState;
 
 /// Longest body of a request or an answer, in bytes.
 pub const MAX_BODY: usize = 1 << 20;
+/// Longest set that a host proposes, in bytes of its TOML.
+pub const MAX_PROPOSAL: usize = 128 << 10;
 /// Keys of one call.
 pub const MAX_KEYS: usize = 256;
 /// Purpose of the KEKs that are sealed to a host (`info` of RFC 9180).
@@ -162,6 +164,33 @@ pub struct AttestedHost {
     pub policy: String,
     /// Its approved sets that the host matches.
     pub sets: Vec<String>,
+}
+
+/// `POST /v1/propose`: what the host is going to measure, so that it is approved before the host boots it.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct ProposeRequest {
+    /// What `/v1/attest` gave.
+    pub token: String,
+    /// The set as TOML (docs/ATTESTATION.md, "Policies"; `ApprovedSet::to_text`), of at most [`MAX_PROPOSAL`] bytes. Its name and date are
+    /// suggestions. `ignored`, `keep` and `note` are an administrator's, and refused.
+    pub set: String,
+}
+
+/// What became of it.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case", tag = "state")]
+pub enum ProposedSet {
+    /// It waits for an administrator.
+    Waiting {
+        /// What it is called at the authority.
+        proposal: String,
+    },
+    /// The policy in force has it.
+    Approved {
+        /// The set's name there.
+        set: String,
+    },
 }
 
 /// `POST /v1/keys/new`: KEKs are to be made.

@@ -7,10 +7,16 @@ mod admins;
 #[path = "agent/process.rs"]
 #[allow(dead_code, reason = "the tests of agents use all of it")]
 mod agents;
+#[path = "authority/host.rs"]
+mod asking;
 #[path = "authority/client.rs"]
 mod client;
+#[path = "authority/firmware.rs"]
+mod firmware;
 #[path = "authority/hosts.rs"]
 mod hosts;
+#[path = "authority/policies.rs"]
+mod policies;
 #[path = "authority/process.rs"]
 mod process;
 #[path = "authority/tpm.rs"]

@@ -1,6 +1,8 @@
 //! The socket by which administrators of this machine ask its authority: root, the authority's own user, and one user that the settings
 //! name.
 
+pub(super) mod policy;
+
 use std::fs::DirBuilder;
 use std::net::SocketAddr;
 use std::os::unix::fs::{DirBuilderExt, chown};
@@ -22,14 +24,15 @@ use vmcryptfs::sys::process::effective_uid;
 use vmcryptfs::sys::socket::SocketPath;
 use vmcryptfs::sys::thread::caught;
 use vmcryptfs::text::Show;
-use vmcryptfs_attest::policy::Class;
 
 use super::enrolment::{Admission, Token};
 use super::entry::What;
 use super::hosts::{HostRecord, HostState};
 use super::own::{self, pin_text};
-use super::policies::{ApprovedPolicy, Tried};
+use super::proposals::Proposal;
 use super::{Authority, MAX_NAMED};
+
+use policy::{HostExplained, PolicyAsked, PolicyStatus, Tried};
 
 const MAX_ASKED: usize = 16 << 20;
 const MAX_ANSWER: usize = 64 << 20;
@@ -47,9 +50,7 @@ pub(super) enum Asked {
     Approve { host: String },
     Remove { host: String },
     Token { admission: Admission, life: Duration },
-    Policy,
-    ApprovePolicy { text: String },
-    TryPolicy { text: String },
+    Policy { what: PolicyAsked },
 }
 
 /// What is answered.
@@ -61,6 +62,9 @@ pub(super) enum Answer {
     Host { host: Box<HostRecord> },
     Token { token: Token },
     Policy(PolicyStatus),
+    Proposal(Proposal),
+    Explained(HostExplained),
+    Text { text: String },
     Tried(Tried),
     Error { kind: Kind, message: String },
 }
@@ -78,22 +82,6 @@ pub(super) struct Status {
     pub(super) removed: usize,
     pub(super) log_entries: usize,
     pub(super) lacks: Vec<String>,
-}
-
-/// The policy that is in force.
-#[derive(Clone, Debug, Deserialize, Serialize)]
-pub(super) struct PolicyStatus {
-    pub(super) name: String,
-    pub(super) sha256: String,
-    pub(super) classes: Vec<ClassStatus>,
-}
-
-/// A class of it.
-#[derive(Clone, Debug, Deserialize, Serialize)]
-pub(super) struct ClassStatus {
-    pub(super) name: String,
-    pub(super) level: String,
-    pub(super) sets: Vec<String>,
 }
 
 /// The socket of the authority of a machine with this configuration: `/run/vmcryptfs-authority/admin.sock`, or in the authority's
@@ -171,21 +159,7 @@ fn answer(authority: &Authority, address: SocketAddr, asked: Asked, by: u32) -> 
         Asked::Hosts => Ok(Answer::Hosts { hosts: authority.hosts.list() }),
         Asked::Approve { host } => change(authority, &host, HostState::Approved, by),
         Asked::Remove { host } => change(authority, &host, HostState::Removed, by),
-        Asked::Policy => Ok(Answer::Policy(policy_status(&*authority.policies.current()?))),
-        Asked::TryPolicy { text } => authority.policies.try_out(&text, &authority.hosts.list()).map(Answer::Tried),
-        Asked::ApprovePolicy { text } => {
-            let log = |policy: &ApprovedPolicy| {
-                let (name, sha256) = (policy.policy.name().to_owned(), policy.sha256.clone());
-                logged(authority, What::PolicyApproved { policy: name, sha256, by: called(by) })
-            };
-            let approved = authority.policies.approve(&text, log);
-            let mut event = Event::of(EventName::AuthorityPolicy);
-            if let Ok(policy) = &approved {
-                event.reason(format!("policy {} was approved", policy.version()));
-            }
-            event.by(by).outcome(&approved);
-            approved.map(|policy| Answer::Policy(policy_status(&policy)))
-        }
+        Asked::Policy { what } => policy::answer(authority, what, by),
         Asked::Token { admission, life } => {
             let own = &authority.own;
             let (host, approves) = (admission.host.clone(), admission.approves);
@@ -227,19 +201,6 @@ fn logged(authority: &Authority, what: What) -> Result<()> {
 /// A user, as the log has it. Names are not in it: they may be another user's later.
 fn called(uid: u32) -> String {
     format!("uid {uid}")
-}
-
-fn policy_status(approved: &ApprovedPolicy) -> PolicyStatus {
-    let class = |class: &Class| ClassStatus {
-        name: class.name().to_owned(),
-        level: class.level().to_string(),
-        sets: class.sets().to_vec(),
-    };
-    PolicyStatus {
-        name: approved.policy.name().to_owned(),
-        sha256: approved.sha256.clone(),
-        classes: approved.policy.classes().iter().map(class).collect(),
-    }
 }
 
 fn status(authority: &Authority, listen: SocketAddr) -> Status {

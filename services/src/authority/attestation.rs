@@ -15,7 +15,7 @@ use vmcryptfs::timestamp::Timestamp;
 use vmcryptfs_attest::credential::PendingEnrolment;
 use vmcryptfs_attest::identity::{AttestationKey, CreationEvidence, EndorsementEvidence, Host, HostId, Identity};
 use vmcryptfs_attest::pcr::{PcrIndex, PcrSelection};
-use vmcryptfs_attest::policy::{Evidence, Policy};
+use vmcryptfs_attest::policy::{Evidence, Policy, Refusal};
 use vmcryptfs_attest::quote::{Binding, Expected, FreshChallenge, QuoteEvidence, Quoted, Steady, issue};
 use vmcryptfs_attest::tpm::Signature;
 use vmcryptfs_attest::verdict::Attested;
@@ -38,6 +38,8 @@ const CREDENTIAL_LIFE: Duration = Duration::from_secs(5 * 60);
 const MAX_PENDING: usize = 256;
 /// Challenges that are remembered as used: more than can be checked while they are fresh.
 const MAX_USED: usize = 1 << 18;
+/// Bytes of a reason that are logged.
+const MAX_REASON: usize = 4000;
 
 /// What an authority remembers of enrolments and challenges, for as long as it runs.
 pub(super) struct Attestation {
@@ -262,13 +264,22 @@ impl Authority {
         let quoted = quoted.map_err(of_check)?;
         // From here on it is the host's own TPM that has spoken: what is refused is logged, and nobody else can fill the log.
         let policy = self.policies.current()?;
-        let attested = conclude(&policy, host, quoted, call).or_else(|error| {
-            let reason = vmcryptfs::text::beginning(&error.chain(), 4000).to_owned();
+        let values = quoted.values().clone();
+        let sent = (&values, call);
+        let attested = conclude(&policy, host, quoted, call).or_else(|(error, refusal)| {
+            let reason = vmcryptfs::text::beginning(&error.chain(), MAX_REASON).to_owned();
+            self.evidence.refused(host.uuid, (&reason, refusal.as_deref()), sent)?;
             let entry = What::AttestationRefused { host: host.uuid, reason };
             self.log.append(&[entry.now()?]).and(Err(error))
         })?;
-        self.policies.keep_evidence(host.uuid, &attested, call)?;
-        let (token, claims) = self.tokens.issue(&attested, policy.version(), host.epoch)?;
+        let satisfied = attested.satisfied();
+        let (level, version) = (satisfied.level().to_string(), policy.version());
+        let moved = self.evidence.accepted(host.uuid, (&level, &version, satisfied.sets()), sent)?;
+        self.learn(&policy, host, &attested);
+        if moved {
+            self.retire_sets();
+        }
+        let (token, claims) = self.tokens.issue(&attested, &policy, host.epoch)?;
         let proved = &claims.vmcryptfs;
         let entry = What::Attested {
             host: host.uuid,
@@ -289,8 +300,17 @@ impl Authority {
     }
 }
 
+/// Why there is no verdict, with the policy's own words for it if it is that which refuses.
+type Refused = (Error, Option<Box<Refusal>>);
+
 /// The verdict over a quote that is the host's own.
-fn conclude(policy: &ApprovedPolicy, host: &HostRecord, quoted: Quoted, call: &AttestRequest) -> Result<Attested> {
+fn conclude(
+    policy: &ApprovedPolicy,
+    host: &HostRecord,
+    quoted: Quoted,
+    call: &AttestRequest,
+) -> std::result::Result<Attested, Refused> {
+    let of_check = |error| (of_check(error), None);
     let steady = Steady::check(&quoted, Expected::Any).map_err(of_check)?;
     let evidence = Evidence {
         host: &host.name,
@@ -298,7 +318,7 @@ fn conclude(policy: &ApprovedPolicy, host: &HostRecord, quoted: Quoted, call: &A
         userspace_log: &call.userspace_log.0,
         values: quoted.values(),
     };
-    let refused = |refusal: Box<attest::policy::Refusal>| Error::new(Kind::Denied, refusal.to_string());
+    let refused = |refusal: Box<Refusal>| (Error::new(Kind::Denied, refusal.to_string()), Some(refusal));
     let replayed = evidence.replay().map_err(refused)?;
     let satisfied = policy.policy.appraise(&host.name, &replayed).map_err(refused)?;
     Attested::conclude(quoted, steady, replayed, satisfied).map_err(of_check)

@@ -81,6 +81,44 @@ pub enum What {
         /// Who did.
         by: String,
     },
+    /// A set was approved, and put into the policy.
+    SetApproved {
+        /// The policy's name.
+        policy: String,
+        /// SHA-256 of its text with the set, in hex.
+        sha256: String,
+        /// The set's name.
+        set: String,
+        /// The class that it was approved for.
+        class: String,
+        /// Who did.
+        by: String,
+    },
+    /// All hosts have left a set, and it was taken out of the policy.
+    SetRetired {
+        /// The policy's name.
+        policy: String,
+        /// SHA-256 of its text without the set, in hex.
+        sha256: String,
+        /// The set's name.
+        set: String,
+    },
+    /// A set was proposed. It counts for nothing until it is approved.
+    SetProposed {
+        /// Names the proposal.
+        proposal: String,
+        /// The class that it is for.
+        class: String,
+        /// Who did: a host, or an administrator.
+        by: String,
+    },
+    /// A proposal was rejected.
+    ProposalRejected {
+        /// Names the proposal.
+        proposal: String,
+        /// Who did.
+        by: String,
+    },
     /// A host has attested.
     Attested {
         /// The host.

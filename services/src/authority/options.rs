@@ -96,17 +96,80 @@ pub(super) struct OneHost {
 pub(super) enum PolicyVerb {
     /// Show the policy that is in force
     List(JsonArgs),
-    /// Put a policy in force
-    Approve(PolicyFile),
-    /// Say which hosts a policy would refuse, by what they last attested with
-    Test(PolicyFile),
+    /// Print the text of the policy, or of a proposal
+    Show(ShowArgs),
+    /// Put a policy in force, or add a set to it
+    Approve(ApproveArgs),
+    /// Say which hosts would be refused, by what they sent last
+    Test(ApproveArgs),
+    /// Propose a set, which counts once it is approved
+    Propose(ProposeArgs),
+    /// Reject a proposal
+    Reject(OneProposal),
+    /// Say why a host was refused
+    Explain(OneHost),
 }
 
 #[derive(Args)]
-pub(super) struct PolicyFile {
-    /// The policy (docs/ATTESTATION.md, "Policies")
-    #[arg(value_name = "FILE")]
-    pub(super) file: PathBuf,
+pub(super) struct ShowArgs {
+    /// Name of the proposal, as `policy list` has it
+    #[arg(long, value_name = "ID")]
+    pub(super) proposal: Option<String>,
+    #[command(flatten)]
+    pub(super) output: JsonArgs,
+}
+
+/// Where a policy or a set comes from. A file is a whole policy; a host or a proposal is a set that is added to the one in force.
+#[derive(Args)]
+#[command(after_help = "Examples:\n  vmcryptfs-authority policy approve kvm.toml\n  \
+    vmcryptfs-authority policy approve kvm1 --pcr 4,7,11,12\n  \
+    vmcryptfs-authority policy test --proposal 3f0c9a1be5d2470c")]
+pub(super) struct ApproveArgs {
+    /// A policy (docs/ATTESTATION.md, "Policies"); or a host: what it measured when it attested last
+    #[arg(value_name = "FILE|HOST", required_unless_present = "proposal")]
+    pub(super) what: Option<String>,
+    /// A set that waits, as `policy list` has it
+    #[arg(long, value_name = "ID", conflicts_with_all = ["what", "pcrs"])]
+    pub(super) proposal: Option<String>,
+    /// Registers of the host; all that it was quoted if not given
+    #[arg(long = "pcr", value_name = "N", value_delimiter = ',')]
+    pub(super) pcrs: Option<Vec<u8>>,
+    /// Name of the set
+    #[arg(long, value_name = "NAME")]
+    pub(super) name: Option<String>,
+    /// What its class demands from then on: identity, secureboot, measured or pinned
+    #[arg(long, value_name = "LEVEL")]
+    pub(super) level: Option<String>,
+    #[command(flatten)]
+    pub(super) output: JsonArgs,
+}
+
+/// Propose a set, which counts once it is approved.
+#[derive(Args)]
+#[command(after_help = "Examples:\n  vmcryptfs-authority policy propose kvm1 --pcr 0,2,7 --name firmware-2.1\n  \
+    vmcryptfs-authority policy propose next.toml --class compute")]
+pub(super) struct ProposeArgs {
+    /// A host: what it measured when it attested last; or with --class, a file with a set
+    #[arg(value_name = "HOST|FILE")]
+    pub(super) what: String,
+    /// The class that the file's set is for
+    #[arg(long, value_name = "CLASS", conflicts_with = "pcrs")]
+    pub(super) class: Option<String>,
+    /// Registers of the host; all that it was quoted if not given
+    #[arg(long = "pcr", value_name = "N", value_delimiter = ',')]
+    pub(super) pcrs: Option<Vec<u8>>,
+    /// Name of the set
+    #[arg(long, value_name = "NAME")]
+    pub(super) name: Option<String>,
+    #[command(flatten)]
+    pub(super) output: JsonArgs,
+}
+
+#[derive(Args)]
+pub(super) struct OneProposal {
+    /// Name of the proposal, as `policy list` has it
+    #[arg(value_name = "ID")]
+    pub(super) proposal: String,
     #[command(flatten)]
     pub(super) output: JsonArgs,
 }

@@ -12,10 +12,9 @@ use vmcryptfs::key::{KeyId, ProviderName};
 use vmcryptfs::provider::{ExportedKek, KeyProvider, NewKey};
 
 use super::entry::{What, key_digest};
-use super::hosts::Hosts;
 use super::log::Log;
 use super::record_refusal;
-use super::token::{Admitted, Tokens};
+use super::token::{Admitted, Standing, Tokens};
 use crate::trust_wire::{
     Blob, KeyPurpose, MAX_KEYS, NewKeys, Refusal, ReleasedKey, ReleasedKeys, SEALED_KEK, UnwrapKeys, sealed_to,
 };
@@ -71,8 +70,8 @@ pub struct Release<'a> {
     pub top: &'a TopKey,
     /// Whose tokens are taken.
     pub tokens: &'a Tokens,
-    /// The hosts.
-    pub hosts: &'a Hosts,
+    /// What tokens are good by.
+    pub standing: Standing<'a>,
     /// Where each key is logged.
     pub log: &'a Log,
 }
@@ -109,7 +108,7 @@ impl Release<'_> {
     }
 
     fn admit(&self, token: &str, keys: usize) -> Result<Admitted> {
-        let host = self.tokens.admit(token, self.hosts);
+        let host = self.tokens.admit(token, self.standing);
         let host = host.inspect_err(|error| record_refusal(&Event::of(EventName::AuthorityRelease), error))?;
         match keys <= MAX_KEYS {
             true => Ok(host),
@@ -136,7 +135,7 @@ impl Release<'_> {
         let there = keys.iter().enumerate().filter_map(|(number, (_, key))| Some((number, key.as_ref().ok()?)));
         let entries = there.map(|(number, (id, _))| entry(number, key_digest(id.id())).now());
         self.log.append(&entries.collect::<Result<Vec<_>>>()?)?;
-        host.check(self.hosts)?; // an administrator may have removed it since
+        host.check(self.standing)?; // an administrator may have removed it since
         let keys = keys
             .into_iter()
             .map(|(id, key)| key.and_then(|(id, kek)| self.seal(host, request, &id, &kek)).or_else(|e| refuse(id, &e)))

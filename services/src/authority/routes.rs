@@ -72,6 +72,7 @@ fn done(authority: &Authority, call: &Call<'_>) -> Result<Answer> {
         (true, "/v1/keys/unwrap") => json(&authority.release().unwrap_keys(&parsed(call.body)?)?),
         (true, "/v1/enrol") => json(&authority.enrol(&parsed(call.body)?)?),
         (true, "/v1/challenge") => json(&authority.challenge(&parsed(call.body)?)?),
+        (true, "/v1/propose") => json(&authority.propose(&parsed(call.body)?)?),
         (true, "/v1/attest") => json(&authority.attest(&parsed(call.body)?)?),
         (true, path) => {
             let enrolment = path.strip_prefix("/v1/enrol/").and_then(|uuid| Uuid::try_parse(uuid).ok());

@@ -3,6 +3,8 @@
 //! One algorithm, one header: a token whose header differs by a byte is refused before anything else of it is read. The signing key
 //! lives in the memory of this process: a restart voids all tokens, and hosts attest again.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::{
     ECDSA_P256_SHA256_FIXED, ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair, UnparsedPublicKey,
@@ -17,6 +19,7 @@ use vmcryptfs_attest::verdict::Attested;
 
 use super::clock::Clock;
 use super::hosts::{HostRecord, Hosts};
+use super::policies::ApprovedPolicy;
 use crate::trust_wire::Blob;
 
 /// How long a token is good, in seconds.
@@ -97,6 +100,17 @@ pub struct Proved {
     pub restarts: u32,
     /// The host's epoch at the authority.
     pub epoch: u64,
+    /// Counts the policies that were approved since the authority began.
+    pub generation: u64,
+}
+
+/// What a token is good by, as it is now: its host's record, and the policy in force.
+#[derive(Clone, Copy)]
+pub struct Standing<'a> {
+    /// The hosts.
+    pub hosts: &'a Hosts,
+    /// Counts the policies that were approved since the authority began.
+    pub generation: &'a AtomicU64,
 }
 
 /// Makes tokens and takes them.
@@ -135,20 +149,25 @@ impl Admitted {
         self.claims.jti
     }
 
-    /// Refuses a host that was removed, or approved again, since the token was made.
+    /// Refuses a host that was removed, or approved again, since the token was made; and each token of before another policy was approved.
     ///
     /// # Errors
     /// `Denied`.
-    pub fn check(&self, hosts: &Hosts) -> Result<()> {
-        self.claims.host(hosts).map(drop)
+    pub fn check(&self, standing: Standing<'_>) -> Result<()> {
+        self.claims.host(standing).map(drop)
     }
 }
 
 impl Claims {
-    /// The host, if it is approved as it was when the token was made.
-    fn host(&self, hosts: &Hosts) -> Result<HostRecord> {
+    /// The host, if it is approved as it was when the token was made, and so is the policy.
+    fn host(&self, Standing { hosts, generation }: Standing<'_>) -> Result<HostRecord> {
         let of_epoch = hosts.get(self.sub).ok().filter(|host| host.admits(self.vmcryptfs.epoch));
-        of_epoch.ok_or_else(|| denied(&format!("is void: host {} was removed, or changed, since", self.sub)))
+        let host =
+            of_epoch.ok_or_else(|| denied(&format!("is void: host {} was removed, or changed, since", self.sub)))?;
+        match self.vmcryptfs.generation == generation.load(Ordering::SeqCst) {
+            true => Ok(host),
+            false => Err(denied("is void: another policy was approved since")),
+        }
     }
 }
 
@@ -167,11 +186,11 @@ impl Tokens {
         Ok(Self { authority, key, clock })
     }
 
-    /// The token of a host that has attested, in this epoch of its record.
+    /// The token of a host that has attested by this policy, in this epoch of its record.
     ///
     /// # Errors
     /// `Invalid` when its HPKE key is not a point of P-256, `Io` when the generator fails.
-    pub fn issue(&self, attested: &Attested, policy: String, epoch: u64) -> Result<(String, Claims)> {
+    pub(super) fn issue(&self, attested: &Attested, policy: &ApprovedPolicy, epoch: u64) -> Result<(String, Claims)> {
         let public = attested.quoted().hpke_key();
         let len = public.len();
         let public = public.try_into().map_err(|error| {
@@ -180,7 +199,8 @@ impl Tokens {
         })?;
         hpke::seal(public, b"", b"", b"")?; // one to which nothing can be sealed would only be refused later
         let Boot { reset_count: resets, restart_count: restarts } = attested.boot();
-        let proved = Proved { level: attested.satisfied().level().to_string(), policy, resets, restarts, epoch };
+        let (level, generation) = (attested.satisfied().level().to_string(), policy.generation);
+        let proved = Proved { level, policy: policy.version(), resets, restarts, epoch, generation };
         let host = Uuid::from_bytes(*attested.identity().host().id().as_bytes());
         self.make(host, public, proved)
     }
@@ -209,11 +229,11 @@ impl Tokens {
         Ok(format!("{signed}.{}", BASE64URL_NOPAD.encode(signature.as_ref())))
     }
 
-    /// Takes a token of this authority that has not ended, of a host that is approved as it was then.
+    /// Takes a token of this authority that has not ended, of a host that is approved as it was then, and of the policy in force.
     ///
     /// # Errors
     /// `Denied`.
-    pub fn admit(&self, token: &str, hosts: &Hosts) -> Result<Admitted> {
+    pub fn admit(&self, token: &str, standing: Standing<'_>) -> Result<Admitted> {
         let claims = self.verified(token)?;
         let now = self.clock.seconds();
         if claims.iss != self.authority {
@@ -223,7 +243,7 @@ impl Tokens {
             return Err(denied(&format!("has ended {} s ago", now.saturating_sub(claims.exp))));
         }
         let public = claims.cnf.public()?;
-        let name = claims.host(hosts)?.name;
+        let name = claims.host(standing)?.name;
         Ok(Admitted { claims, public, name })
     }
 

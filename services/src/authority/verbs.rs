@@ -1,26 +1,24 @@
 //! What administrators type.
 
-use std::fs;
+mod policy;
+
 use std::path::Path;
 
 use serde::Serialize;
 use vmcryptfs::cli;
 use vmcryptfs::crypto::random;
-use vmcryptfs::error::{Context, Error, Kind, Result};
+use vmcryptfs::error::{Error, Kind, Result};
 use vmcryptfs::event::{Event, EventName};
 use vmcryptfs::key::ProviderName;
 use vmcryptfs::provider::Providers;
-use vmcryptfs::text::Show;
-use vmcryptfs_attest::policy::MAX_POLICY_BYTES;
 
 use super::admin::{self, Answer, Asked, Status};
 use super::enrolment::Admission;
 use super::entry::What;
 use super::hosts::HostRecord;
 use super::log::Log;
-use super::options::{HostVerb, InitArgs, JsonArgs, LogVerb, PolicyVerb, TokenArgs, Verb};
+use super::options::{HostVerb, InitArgs, JsonArgs, LogVerb, TokenArgs, Verb};
 use super::own::{self, Own, Settings, pin_text};
-use super::policies::Tried;
 use super::release::TopKey;
 
 pub(super) fn run(verb: Verb, config: &Path) -> Result<()> {
@@ -42,15 +40,7 @@ pub(super) fn run(verb: Verb, config: &Path) -> Result<()> {
         Verb::Host(HostVerb::Approve(args)) => one(config, &args.output, &Asked::Approve { host: args.host }),
         Verb::Host(HostVerb::Remove(args)) => one(config, &args.output, &Asked::Remove { host: args.host }),
         Verb::Host(HostVerb::Token(args)) => token(args, config),
-        Verb::Policy(PolicyVerb::List(output)) => policy(&output, config, &Asked::Policy),
-        Verb::Policy(PolicyVerb::Approve(args)) => {
-            policy(&args.output, config, &Asked::ApprovePolicy { text: policy_text(&args.file)? })
-        }
-        Verb::Policy(PolicyVerb::Test(args)) => {
-            let asked = Asked::TryPolicy { text: policy_text(&args.file)? };
-            let Answer::Tried(tried) = admin::ask(config, &asked)? else { return Err(unexpected()) };
-            print(&args.output, &tried, &tried_text(&tried))
-        }
+        Verb::Policy(verb) => policy::run(verb, config),
         Verb::Log(LogVerb::Verify(output)) => verify(&output, config),
     }
 }
@@ -97,38 +87,6 @@ fn token(args: TokenArgs, config: &Path) -> Result<()> {
         return Err(unexpected());
     };
     print(&args.output, &token, &format!("{}\n", *token.to_text()?))
-}
-
-fn policy_text(file: &Path) -> Result<String> {
-    let len = fs::metadata(file).context(|| format!("looking at {}", file.shown()))?.len();
-    if len > MAX_POLICY_BYTES as u64 {
-        let found = format!("{} has {len} bytes, expected at most {MAX_POLICY_BYTES}", file.shown());
-        return Err(Error::new(Kind::Invalid, found));
-    }
-    fs::read_to_string(file).context(|| format!("reading {}", file.shown()))
-}
-
-fn policy(output: &JsonArgs, config: &Path, asked: &Asked) -> Result<()> {
-    let Answer::Policy(status) = admin::ask(config, asked)? else { return Err(unexpected()) };
-    let mut text = format!("policy {}, SHA-256 {}\n", status.name, status.sha256);
-    for class in &status.classes {
-        text.push_str(&format!("class {}: {} {}\n", class.name, class.level, class.sets.join(", ")));
-    }
-    print(output, &status, &text)
-}
-
-fn tried_text(tried: &Tried) -> String {
-    let mut text = String::new();
-    for (host, reason) in &tried.refused {
-        text.push_str(&format!("REFUSED  {host}: {reason}\n"));
-    }
-    for host in &tried.unknown {
-        text.push_str(&format!("UNKNOWN  {host}: has not attested yet\n"));
-    }
-    for (host, sets) in &tried.passed {
-        text.push_str(&format!("PASSES   {host}: {}\n", sets.join(", ")));
-    }
-    text
 }
 
 #[derive(Serialize)]

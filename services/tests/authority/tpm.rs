@@ -34,8 +34,7 @@ impl Tpm {
             std::thread::sleep(Duration::from_millis(5));
         }
         let tpm = Self { folder, process };
-        let key = ["-C", "e", "-G", "ecc256:aes128cfb", "-g", "sha256", "-a", ENDORSEMENT, "-c", "ek.ctx"];
-        tpm.tool("createprimary", &key);
+        tpm.load_endorsement_key();
         tpm.tool("readpublic", &["-c", "ek.ctx", "-o", "ek"]);
         let files = ["-u", "ak", "-r", "ak.private", "--creation-data", "data", "-t", "ticket", "-d", "hash"];
         let key = ["-C", "ek.ctx", "-G", "ecc256:ecdsa-sha256:null", "-g", "sha256", "-a", ATTESTATION];
@@ -45,6 +44,22 @@ impl Tpm {
         let files = ["-o", "signature", "--attestation", "statement", "-f", "tss"];
         tpm.tool("certifycreation", &[&key[..], &files].concat());
         tpm
+    }
+
+    fn load_endorsement_key(&self) {
+        let key = ["-C", "e", "-G", "ecc256:aes128cfb", "-g", "sha256", "-a", ENDORSEMENT, "-c", "ek.ctx"];
+        self.tool("createprimary", &key);
+    }
+
+    /// What a reset of its machine does to it.
+    pub(crate) fn reset(&self) {
+        self.tool("shutdown", &["-c"]);
+        let control = self.path("socket.ctrl");
+        let reset = Command::new("swtpm_ioctl").arg("-i").arg("--unix").arg(control).output().unwrap();
+        assert!(reset.status.success(), "{}", String::from_utf8_lossy(&reset.stderr));
+        self.tool("startup", &["-c"]);
+        self.load_endorsement_key();
+        self.tool("load", &["-C", "ek.ctx", "-u", "ak", "-r", "ak.private", "-c", "ak.ctx"]);
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
@@ -64,7 +79,9 @@ impl Tpm {
             assert!(output.status.success(), "{verb} {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
         };
         run(verb, arguments);
-        run("flushcontext", &["--transient-object"]); // there is no resource manager
+        if verb != "shutdown" {
+            run("flushcontext", &["--transient-object"]); // there is no resource manager
+        }
     }
 
     /// What TPM2_ActivateCredential makes of a credential.

@@ -1,3 +1,5 @@
+use std::sync::atomic::AtomicU64;
+
 use tempfile::TempDir;
 use vmcryptfs::crypto::hpke::{SealKey, Sealed};
 use vmcryptfs::crypto::sign::SigningKey;
@@ -6,8 +8,8 @@ use vmcryptfs::provider::primary_key::PrimaryKey;
 
 use super::*;
 use crate::authority::clock::Clock;
-use crate::authority::hosts::HostState;
 use crate::authority::hosts::tests::record as host_record;
+use crate::authority::hosts::{HostState, Hosts};
 use crate::authority::log::checkpoint::Checkpoint;
 use crate::authority::token::tests::proved;
 
@@ -17,6 +19,7 @@ struct Rig {
     _dir: TempDir,
     host: Uuid,
     hosts: Arc<Hosts>,
+    generation: AtomicU64,
     tokens: Tokens,
     log: Log,
     top: TopKey,
@@ -36,12 +39,13 @@ impl Rig {
         let top = TopKey::new(name.clone(), Arc::new(NativeProvider::new(name, PrimaryKey::generate().unwrap())));
         let key = SealKey::generate().unwrap();
         let (token, _) = tokens.make(host.uuid, key.public(), proved(1)).unwrap();
-        Self { _dir: dir, host: host.uuid, hosts, tokens, log, top, key, token }
+        let generation = AtomicU64::new(1);
+        Self { _dir: dir, host: host.uuid, hosts, generation, tokens, log, top, key, token }
     }
 
     fn release(&self) -> Release<'_> {
-        let Self { top, tokens, hosts, log, .. } = self;
-        Release { authority: AUTHORITY, top, tokens, hosts, log }
+        let Self { top, tokens, hosts, generation, log, .. } = self;
+        Release { authority: AUTHORITY, top, tokens, standing: Standing { hosts, generation }, log }
     }
 
     fn make(&self, request: Uuid, names: &[&str]) -> Result<ReleasedKeys> {

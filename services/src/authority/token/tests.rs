@@ -7,7 +7,7 @@ use crate::authority::hosts::HostState;
 use crate::authority::hosts::tests::record;
 
 pub(crate) fn proved(epoch: u64) -> Proved {
-    Proved { level: "measured".into(), policy: "kvm@3".into(), resets: 4, restarts: 0, epoch }
+    Proved { level: "measured".into(), policy: "kvm@3".into(), resets: 4, restarts: 0, epoch, generation: 1 }
 }
 
 /// An approved host, and the folder that it is in.
@@ -23,33 +23,42 @@ fn issue(tokens: &Tokens, host: Uuid) -> String {
     tokens.make(host, SealKey::generate().unwrap().public(), proved(1)).unwrap().0
 }
 
+/// The policy in force is the first one.
+fn standing(hosts: &Hosts) -> Standing<'_> {
+    static FIRST: AtomicU64 = AtomicU64::new(1);
+    Standing { hosts, generation: &FIRST }
+}
+
 #[test]
 fn a_token_says_who_may_have_keys_and_for_which_key() {
     let (_dir, hosts, host) = host();
     let tokens = Tokens::new(Uuid::nil(), Clock::begin()).unwrap();
     let key = SealKey::generate().unwrap();
     let (token, claims) = tokens.make(host, key.public(), proved(1)).unwrap();
-    let admitted = tokens.admit(&token, &hosts).unwrap();
+    let admitted = tokens.admit(&token, standing(&hosts)).unwrap();
     assert_eq!((admitted.host(), admitted.name(), admitted.public()), (host, "kvm1", key.public()));
     assert_eq!((admitted.token(), claims.exp - claims.iat), (claims.jti, 600));
 }
 
 #[test]
-fn a_token_ends_by_time_by_removal_and_by_a_restart() {
+fn a_token_ends_by_time_by_another_policy_by_removal_and_by_a_restart() {
     let (_dir, hosts, host) = host();
     let clock = Clock::begin();
     let mut tokens = Tokens::new(Uuid::nil(), clock).unwrap();
     let token = issue(&tokens, host);
-    let admitted = tokens.admit(&token, &hosts).unwrap();
+    let admitted = tokens.admit(&token, standing(&hosts)).unwrap();
     tokens.clock = clock.ahead(Duration::from_secs(LIFE + 1));
-    assert!(tokens.admit(&token, &hosts).unwrap_err().to_string().contains("has ended"));
+    assert!(tokens.admit(&token, standing(&hosts)).unwrap_err().to_string().contains("has ended"));
     tokens.clock = clock;
-    tokens.admit(&token, &hosts).unwrap();
+    tokens.admit(&token, standing(&hosts)).unwrap();
+    let next = Standing { generation: &AtomicU64::new(2), ..standing(&hosts) };
+    assert!(tokens.admit(&token, next).unwrap_err().to_string().contains("another policy was approved"));
+    assert_eq!(admitted.check(next).unwrap_err().kind(), Kind::Denied, "a call that had begun, too");
     hosts.change(host, HostState::Removed, |_| Ok(())).unwrap();
-    assert!(tokens.admit(&token, &hosts).unwrap_err().to_string().contains("is void"));
-    assert_eq!(admitted.check(&hosts).unwrap_err().kind(), Kind::Denied, "a call that had begun, too");
+    assert!(tokens.admit(&token, standing(&hosts)).unwrap_err().to_string().contains("is void"));
+    assert_eq!(admitted.check(standing(&hosts)).unwrap_err().kind(), Kind::Denied, "a call that had begun, too");
     let restarted = Tokens::new(Uuid::nil(), clock).unwrap();
-    assert!(restarted.admit(&token, &hosts).unwrap_err().to_string().contains("since it began"));
+    assert!(restarted.admit(&token, standing(&hosts)).unwrap_err().to_string().contains("since it began"));
 }
 
 /// What was done to other JWT libraries.
@@ -60,7 +69,7 @@ fn no_header_key_or_claim_of_someone_else_is_taken() {
     let tokens = Tokens::new(Uuid::nil(), clock).unwrap();
     let token = issue(&tokens, host);
     let refused = |token: &str| {
-        let error = tokens.admit(token, &hosts).unwrap_err();
+        let error = tokens.admit(token, standing(&hosts)).unwrap_err();
         assert_eq!(error.kind(), Kind::Denied, "{token}");
         error.to_string()
     };
@@ -93,7 +102,7 @@ fn no_header_key_or_claim_of_someone_else_is_taken() {
         change(&mut claims);
         tokens.sign(&claims).unwrap()
     };
-    tokens.admit(&signed(&|_| ()), &hosts).unwrap();
+    tokens.admit(&signed(&|_| ()), standing(&hosts)).unwrap();
     assert!(refused(&signed(&|claims| claims.iss = Uuid::max())).contains("another authority"));
     assert!(refused(&signed(&|claims| claims.exp += 1)).contains("has ended"), "longer than any that is made");
     assert!(
@@ -101,6 +110,6 @@ fn no_header_key_or_claim_of_someone_else_is_taken() {
     );
     assert!(refused(&signed(&|claims| claims.vmcryptfs.epoch = 2)).contains("is void"));
     assert!(refused(&signed(&|claims| claims.sub = Uuid::nil())).contains("is void"));
-    let short = tokens.admit(&signed(&|claims| claims.cnf.jwk.y = Blob(vec![0; 31])), &hosts).unwrap_err();
+    let short = tokens.admit(&signed(&|claims| claims.cnf.jwk.y = Blob(vec![0; 31])), standing(&hosts)).unwrap_err();
     assert_eq!(short.kind(), Kind::Corrupt);
 }
