@@ -39,7 +39,7 @@ fn texts(folder: &str, endings: &[&str]) -> Vec<(PathBuf, String)> {
 
 #[test]
 fn every_test_that_the_threat_model_names_exists() {
-    let sources = ["src", "services", "tests", "vmdk-layout"].map(|folder| texts(folder, &[".rs"])).concat();
+    let sources = ["src", "attest", "services", "tests", "vmdk-layout"].map(|folder| texts(folder, &[".rs"])).concat();
     let scripts = files("scripts/tests", &[".sh"]);
     let document = fs::read_to_string(root().join("docs/THREAT-MODEL.md")).unwrap();
     let (_, table) = document.split_once("## What went wrong elsewhere").unwrap();

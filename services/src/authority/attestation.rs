@@ -329,3 +329,21 @@ fn selection(policy: &Policy, host: &str) -> Result<PcrSelection> {
     let unknown = || Error::new(Kind::Denied, format!("no class of policy {} has host {host}", policy.name()));
     policy.selection_for(host).ok_or_else(unknown)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Members share what authenticates records, and nothing that has to be good once.
+    #[test]
+    fn a_challenge_of_one_member_is_refused_by_another_and_used_once_by_its_own() {
+        let [one, other] = [(); 2].map(|()| Attestation::new(AuthorityKey::new([7; 32])).unwrap());
+        let (host, selection) = (host_id(Uuid::from_u128(1)), "sha256:7".parse().unwrap());
+        let challenge = issue(&one.challenges, host, selection, 100).unwrap();
+        let fresh = |member: &Attestation| FreshChallenge::check(&member.challenges, &challenge, host, 100);
+        assert_eq!(fresh(&other).map(drop).unwrap_err().kind(), attest::Kind::Refused);
+        let spend = || fresh(&one).unwrap().spend(|id, ends| one.use_once(*id, ends, 100));
+        spend().unwrap();
+        assert_eq!(spend().map(drop).unwrap_err().kind(), attest::Kind::Refused);
+    }
+}

@@ -3,6 +3,7 @@
 //! One algorithm, one header: a token whose header differs by a byte is refused before anything else of it is read. The signing key
 //! lives in the memory of this process: a restart voids all tokens, and hosts attest again.
 
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use aws_lc_rs::rand::SystemRandom;
@@ -10,6 +11,7 @@ use aws_lc_rs::signature::{
     ECDSA_P256_SHA256_FIXED, ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair, UnparsedPublicKey,
 };
 use data_encoding::BASE64URL_NOPAD;
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 use vmcryptfs::crypto::hpke;
@@ -118,6 +120,8 @@ pub struct Tokens {
     authority: Uuid,
     key: EcdsaKeyPair,
     clock: Clock,
+    /// The boot by which each host attested last.
+    boots: Mutex<HashMap<Uuid, Boot>>,
 }
 
 /// A host whose token is good now. There is no other way to have one than [`Tokens::admit`].
@@ -183,7 +187,7 @@ impl Tokens {
     pub fn new(authority: Uuid, clock: Clock) -> Result<Self> {
         let failed = |error| Error::with_source(Kind::Io, "making a key for tokens", error);
         let key = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).map_err(failed)?;
-        Ok(Self { authority, key, clock })
+        Ok(Self { authority, key, clock, boots: Mutex::default() })
     }
 
     /// The token of a host that has attested by this policy, in this epoch of its record.
@@ -202,7 +206,14 @@ impl Tokens {
         let (level, generation) = (attested.satisfied().level().to_string(), policy.generation);
         let proved = Proved { level, policy: policy.version(), resets, restarts, epoch, generation };
         let host = Uuid::from_bytes(*attested.identity().host().id().as_bytes());
-        self.make(host, public, proved)
+        let made = self.make(host, public, proved)?;
+        self.booted(host, attested.boot());
+        Ok(made)
+    }
+
+    /// From now on, tokens of other boots of a host are void: what it had then is gone, or somebody else's.
+    fn booted(&self, host: Uuid, boot: Boot) {
+        self.boots.lock().insert(host, boot);
     }
 
     /// A token of these claims. [`Tokens::issue`] makes them of a verdict.
@@ -241,6 +252,10 @@ impl Tokens {
         }
         if claims.iat > now || claims.exp <= now || claims.exp - claims.iat > LIFE {
             return Err(denied(&format!("has ended {} s ago", now.saturating_sub(claims.exp))));
+        }
+        let boot = Boot { reset_count: claims.vmcryptfs.resets, restart_count: claims.vmcryptfs.restarts };
+        if self.boots.lock().get(&claims.sub).is_some_and(|last| *last != boot) {
+            return Err(denied("is void: the host has attested by another boot since"));
         }
         let public = claims.cnf.public()?;
         let name = claims.host(standing)?.name;

@@ -119,7 +119,10 @@ fn a_kernel_is_learned_the_next_one_is_proposed_refused_and_approved_and_the_old
     host.boot(Boot::of("kernel 3"));
     attest(&authority, &host).unwrap_err();
     authority.run(&args);
+    let third = attest(&authority, &host).unwrap();
+    host.boot(Boot::of("kernel 3"));
     attest(&authority, &host).unwrap();
+    denied(new_key(&authority, &third.token, Uuid::nil()), "attested by another boot");
 
     authority.end(rustix::process::Signal::TERM);
     let log = fs::read_to_string(authority.folder().join("log/entries")).unwrap();

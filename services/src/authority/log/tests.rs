@@ -96,6 +96,38 @@ fn a_log_that_was_damaged_or_put_back_does_not_open() {
     assert_eq!(Log::open(dir.path(), Uuid::nil(), &other).map(drop).unwrap_err().kind(), Kind::Denied);
 }
 
+/// The whole folder is put back, so its own checkpoint agrees with it. Who has seen a later one notices.
+#[test]
+fn a_log_that_was_put_back_with_its_checkpoint_does_not_extend_what_a_host_has_seen() {
+    let dir = tempfile::tempdir().unwrap();
+    let snapshot = dir.path().join("snapshot");
+    let log = open(&snapshot).unwrap();
+    log.append(&[entry(0), entry(1)]).unwrap();
+    log.checkpoint(&key()).unwrap();
+    drop(log);
+    let after = dir.path().join("after");
+    private_file::create_folder(&after).unwrap();
+    for name in ["entries", "checkpoint"] {
+        fs::copy(snapshot.join(name), after.join(name)).unwrap();
+    }
+    let verify = |text: &str| Checkpoint::verify(text, &Checkpoint::origin_of(Uuid::nil()), &key().public()).unwrap();
+    let log = open(&after).unwrap();
+    log.append(&[entry(2), entry(3)]).unwrap();
+    let seen = verify(&log.checkpoint(&key()).unwrap());
+
+    let restored = open(&snapshot).unwrap();
+    assert!(verify(&restored.checkpoint(&key()).unwrap()).size < seen.size, "it is shorter at first");
+    assert_eq!(restored.consistency(seen.size, 2), None);
+    restored.append(&[entry(7), entry(8), entry(9)]).unwrap();
+    let now = verify(&restored.checkpoint(&key()).unwrap());
+    let path = restored.consistency(seen.size, now.size).unwrap();
+    assert!(!extends((&seen.root, seen.size), (&now.root, now.size), &path), "and another one later");
+    log.append(&[entry(4)]).unwrap();
+    let next = verify(&log.checkpoint(&key()).unwrap());
+    let path = log.consistency(seen.size, next.size).unwrap();
+    assert!(extends((&seen.root, seen.size), (&next.root, next.size), &path));
+}
+
 #[test]
 fn a_damaged_line_with_another_after_it_is_not_taken_for_a_torn_one() {
     let dir = tempfile::tempdir().unwrap();

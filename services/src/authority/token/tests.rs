@@ -61,6 +61,22 @@ fn a_token_ends_by_time_by_another_policy_by_removal_and_by_a_restart() {
     assert!(restarted.admit(&token, standing(&hosts)).unwrap_err().to_string().contains("since it began"));
 }
 
+#[test]
+fn a_token_of_an_earlier_boot_is_void_once_the_host_has_attested_by_another_one() {
+    let (_dir, hosts, host) = host();
+    let tokens = Tokens::new(Uuid::nil(), Clock::begin()).unwrap();
+    let token = issue(&tokens, host);
+    let same = Boot { reset_count: 4, restart_count: 0 };
+    tokens.booted(host, same);
+    tokens.booted(Uuid::nil(), Boot { reset_count: 9, ..same });
+    tokens.admit(&token, standing(&hosts)).unwrap();
+    for other in [Boot { reset_count: 5, ..same }, Boot { restart_count: 1, ..same }] {
+        tokens.booted(host, other);
+        let error = tokens.admit(&token, standing(&hosts)).unwrap_err();
+        assert!(error.kind() == Kind::Denied && error.to_string().contains("another boot"), "{error}");
+    }
+}
+
 /// What was done to other JWT libraries.
 #[test]
 fn no_header_key_or_claim_of_someone_else_is_taken() {
