@@ -7,6 +7,7 @@ pub mod enrolment;
 pub mod entry;
 mod evidence;
 pub mod hosts;
+mod keys_of_host;
 pub mod log;
 pub mod options;
 pub mod own;

@@ -28,6 +28,7 @@ use vmcryptfs::text::Show;
 use super::enrolment::{Admission, Token};
 use super::entry::What;
 use super::hosts::{HostRecord, HostState};
+use super::keys_of_host::{KeyGiven, keys_of};
 use super::own::{self, pin_text};
 use super::proposals::Proposal;
 use super::{Authority, MAX_NAMED};
@@ -49,6 +50,8 @@ pub(super) enum Asked {
     Hosts,
     Approve { host: String },
     Remove { host: String },
+    Replace { host: String, approves: bool, life: Duration },
+    Keys { host: String },
     Token { admission: Admission, life: Duration },
     Policy { what: PolicyAsked },
 }
@@ -60,6 +63,7 @@ pub(super) enum Answer {
     Status(Status),
     Hosts { hosts: Vec<HostRecord> },
     Host { host: Box<HostRecord> },
+    Keys { keys: Vec<KeyGiven> },
     Token { token: Token },
     Policy(PolicyStatus),
     Proposal(Proposal),
@@ -160,17 +164,35 @@ fn answer(authority: &Authority, address: SocketAddr, asked: Asked, by: u32) -> 
         Asked::Approve { host } => change(authority, &host, HostState::Approved, by),
         Asked::Remove { host } => change(authority, &host, HostState::Removed, by),
         Asked::Policy { what } => policy::answer(authority, what, by),
-        Asked::Token { admission, life } => {
-            let own = &authority.own;
-            let (host, approves) = (admission.host.clone(), admission.approves);
-            let log = |token| logged(authority, What::TokenMade { token, host, approves, by: called(by) });
-            let of = (own.settings.uuid, own.settings.urls.clone(), &own.pin());
-            let made = authority.enrolment.make(of, admission, life, log);
-            let mut event = Event::of(EventName::AuthorityHost);
-            event.by(by).reason("a token for a host was made").outcome(&made);
-            made.map(|token| Answer::Token { token })
+        Asked::Token { admission, life } => make_token(authority, admission, life, by),
+        Asked::Replace { host, approves, life } => {
+            let HostRecord { uuid, name, state, .. } = authority.hosts.find(&host)?;
+            if state == HostState::Removed {
+                let found = format!("host {name} is removed: it enrols as a new one, with `host token {name}`");
+                return Err(Error::new(Kind::Invalid, found));
+            }
+            make_token(authority, Admission { approves, host: name, replaces: Some(uuid) }, life, by)
+        }
+        Asked::Keys { host } => {
+            let keys = keys_of(&authority.log, authority.hosts.find(&host)?.uuid)?;
+            Ok(Answer::Keys { keys })
         }
     }
+}
+
+fn make_token(authority: &Authority, admission: Admission, life: Duration, by: u32) -> Result<Answer> {
+    let own = &authority.own;
+    let (host, approves, replaces) = (admission.host.clone(), admission.approves, admission.replaces);
+    let words = match replaces {
+        Some(_) => format!("a token for another TPM of host {host} was made"),
+        None => "a token for a host was made".to_owned(),
+    };
+    let log = |token| logged(authority, What::TokenMade { token, host, approves, replaces, by: called(by) });
+    let of = (own.settings.uuid, own.settings.urls.clone(), &own.pin());
+    let made = authority.enrolment.make(of, admission, life, log);
+    let mut event = Event::of(EventName::AuthorityHost);
+    event.by(by).reason(words).outcome(&made);
+    made.map(|token| Answer::Token { token })
 }
 
 fn change(authority: &Authority, called_host: &str, state: HostState, by: u32) -> Result<Answer> {
@@ -191,6 +213,9 @@ fn change(authority: &Authority, called_host: &str, state: HostState, by: u32) -
         event.uuid(host.uuid);
     }
     event.by(by).reason(format!("host {called_host}: {}", state.word())).outcome(&changed);
+    if changed.is_ok() && state == HostState::Removed {
+        authority.retire_sets();
+    }
     changed.map(|host| Answer::Host { host: Box::new(host) })
 }
 

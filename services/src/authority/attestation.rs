@@ -22,6 +22,7 @@ use vmcryptfs_attest::verdict::Attested;
 use vmcryptfs_attest::{self as attest, AuthorityKey};
 use zeroize::Zeroizing;
 
+use super::enrolment::Admission;
 use super::entry::What;
 use super::hosts::{HostRecord, HostState};
 use super::policies::ApprovedPolicy;
@@ -109,7 +110,7 @@ impl Authority {
     }
 
     fn begin_enrolment(&self, call: &EnrolRequest) -> Result<EnrolAnswer> {
-        self.enrolment.look(call.token, &call.secret.0, &call.name)?;
+        let admission = self.enrolment.look(call.token, &call.secret.0, &call.name)?;
         let chain: Vec<&[u8]> = call.ek_chain.iter().map(|certificate| certificate.0.as_slice()).collect();
         let certificate = call.ek_certificate.as_ref().map(|certificate| certificate.0.as_slice());
         let evidence = EndorsementEvidence { public: &call.ek_public.0, certificate, chain: &chain };
@@ -124,7 +125,8 @@ impl Authority {
             signature: &call.creation_signature.0,
         };
         let key = AttestationKey::check(&call.ak_public.0, &creation).map_err(of_check)?;
-        let host = Host::new(host_id(random::uuid()?), &call.name).map_err(of_check)?;
+        let uuid = admission.replaces.map_or_else(random::uuid, Ok)?;
+        let host = Host::new(host_id(uuid), &call.name).map_err(of_check)?;
         let (pending, credential) = PendingEnrolment::begin(host, endorsement, key).map_err(of_check)?;
         let enrolment = random::uuid()?;
         let mut enrolling = self.attestation.enrolling.lock();
@@ -172,7 +174,7 @@ impl Authority {
                 let name = pending.host().name().to_owned();
                 let identity = pending.finish(secret).map_err(of_check)?;
                 self.enrolment
-                    .spend((token, &of_token.0, &name), |admission| self.keep(&identity, token, admission.approves))?
+                    .spend((token, &of_token.0, &name), |admission| self.keep(&identity, token, &admission))?
             }
         };
         let done = Stage::Done { credential: sha256(secret), answer: answer.clone() };
@@ -180,22 +182,25 @@ impl Authority {
         Ok(answer)
     }
 
-    fn keep(&self, identity: &Identity, token: Uuid, approves: bool) -> Result<EnrolledHost> {
+    fn keep(&self, identity: &Identity, token: Uuid, admission: &Admission) -> Result<EnrolledHost> {
         let host = identity.host();
         let uuid = Uuid::from_bytes(*host.id().as_bytes());
         let record = identity.to_record(&self.attestation.records).map_err(of_check)?;
         let keys = (identity.endorsement().to_string(), identity.attestation().name().to_string(), Blob(record));
-        let state = if approves { HostState::Approved } else { HostState::Pending };
+        let state = if admission.approves { HostState::Approved } else { HostState::Pending };
         let record = HostRecord::new((uuid, host.name()), keys, state);
-        let entry = What::Enrolled {
-            host: uuid,
-            name: record.name.clone(),
-            ek: record.ek.clone(),
-            ak_name: record.ak_name.clone(),
-            state: state.word().to_owned(),
-            token,
-        };
-        self.hosts.add(&record, || self.log.append(&[entry.now()?]).map(drop))?;
+        let HostRecord { name, ek, ak_name, .. } = record.clone();
+        let state_word = state.word().to_owned();
+        let logged = |what: What| self.log.append(&[what.now()?]).map(drop);
+        if admission.replaces.is_some() {
+            self.hosts.replace(&record, |former| {
+                let former_ek = former.ek.clone();
+                logged(What::Replaced { host: uuid, name, ek, ak_name, former_ek, state: state_word, token })
+            })?;
+        } else {
+            let entry = What::Enrolled { host: uuid, name, ek, ak_name, state: state_word, token };
+            self.hosts.add(&record, || logged(entry))?;
+        }
         Ok(EnrolledHost {
             authority: self.own.settings.uuid,
             host: uuid,

@@ -85,6 +85,9 @@ pub struct Admission {
     pub approves: bool,
     /// The name that the host must have: its policies go by it.
     pub host: String,
+    /// The host that goes on with another TPM, or other keys of its TPM.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replaces: Option<Uuid>,
 }
 
 /// What the authority keeps of a token: not the secret, but what recognises it.
@@ -214,7 +217,7 @@ mod tests {
     const LIFE: Duration = Duration::from_secs(60 * 60);
 
     fn admission(host: &str) -> Admission {
-        Admission { approves: true, host: host.to_owned() }
+        Admission { approves: true, host: host.to_owned(), replaces: None }
     }
 
     fn make(tokens: &EnrolmentTokens, host: &str) -> Token {

@@ -36,6 +36,9 @@ pub enum What {
         host: String,
         /// Whether the host needs no approval.
         approves: bool,
+        /// The host whose TPM is another one then.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        replaces: Option<Uuid>,
         /// Who made it.
         by: String,
     },
@@ -49,6 +52,23 @@ pub enum What {
         ek: String,
         /// Name of the attestation key.
         ak_name: String,
+        /// `pending` or `approved`.
+        state: String,
+        /// The token that let it in.
+        token: Uuid,
+    },
+    /// A host has another TPM, or other keys of it.
+    Replaced {
+        /// The host, as before.
+        host: Uuid,
+        /// Its name.
+        name: String,
+        /// Fingerprint of the endorsement key.
+        ek: String,
+        /// Name of the attestation key.
+        ak_name: String,
+        /// Fingerprint of the endorsement key of before.
+        former_ek: String,
         /// `pending` or `approved`.
         state: String,
         /// The token that let it in.

@@ -16,6 +16,8 @@ use crate::trust_wire::Blob;
 
 const VERSION: u16 = 1;
 const MAX_RECORD: u64 = 64 << 10;
+/// Former keys of a host that its record names.
+const MAX_FORMER: usize = 32;
 
 /// Whether a host gets keys.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
@@ -61,6 +63,21 @@ pub struct HostRecord {
     pub epoch: u64,
     /// When the state was changed, RFC 3339.
     pub since: String,
+    /// Keys that it had before its TPM was replaced, the oldest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub former: Vec<FormerKeys>,
+}
+
+/// Keys that a host had.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct FormerKeys {
+    /// Fingerprint of the endorsement key, in hex.
+    pub ek: String,
+    /// Name of the attestation key, in hex.
+    pub ak_name: String,
+    /// Until when, RFC 3339.
+    pub until: String,
 }
 
 impl HostRecord {
@@ -68,7 +85,7 @@ impl HostRecord {
     pub fn new(host: (Uuid, &str), keys: (String, String, Blob), state: HostState) -> Self {
         let ((uuid, name), (ek, ak_name, identity)) = (host, keys);
         let (name, since) = (name.to_owned(), Timestamp::now().to_millis());
-        Self { version: VERSION, uuid, name, ek, ak_name, identity, state, epoch: 1, since }
+        Self { version: VERSION, uuid, name, ek, ak_name, identity, state, epoch: 1, since, former: Vec::new() }
     }
 
     /// Whether this epoch's tokens are good.
@@ -172,6 +189,39 @@ impl Hosts {
         Ok(())
     }
 
+    /// Gives a host other keys, once `before` has succeeded: the ones that it had are void at once, and so are its tokens.
+    ///
+    /// # Errors
+    /// `NotFound`; `Invalid` for a host that was removed, or has another name; `Exists` when another host has the TPM; those of `before`;
+    /// `Io`.
+    pub fn replace(&self, record: &HostRecord, before: impl FnOnce(&HostRecord) -> Result<()>) -> Result<HostRecord> {
+        let mut records = self.records.lock();
+        let unknown = || Error::new(Kind::NotFound, format!("this authority knows no host {}", record.uuid));
+        let found = records.get(&record.uuid).ok_or_else(unknown)?;
+        if found.state == HostState::Removed || found.name != record.name {
+            let found = format!("host {} is {}: it has to enrol as a new one", found.name, found.state.word());
+            return Err(Error::new(Kind::Invalid, found));
+        }
+        let has_it = |other: &&HostRecord| {
+            other.uuid != record.uuid && other.state != HostState::Removed && other.ek == record.ek
+        };
+        if let Some(other) = records.values().find(has_it) {
+            let found = format!("host {} ({}) has this TPM already: remove it first", other.name, other.uuid);
+            return Err(Error::new(Kind::Exists, found));
+        }
+        let mut former = found.former.clone();
+        if former.len() >= MAX_FORMER {
+            former.remove(0); // the log has all of them
+        }
+        let until = record.since.clone();
+        former.push(FormerKeys { ek: found.ek.clone(), ak_name: found.ak_name.clone(), until });
+        let next = HostRecord { epoch: found.epoch + 1, former, ..record.clone() };
+        before(found)?;
+        self.write(&next)?;
+        records.insert(next.uuid, next.clone());
+        Ok(next)
+    }
+
     /// Gives a host another state, and its next epoch. An approval is stored after `log` has succeeded, a removal before it: what went
     /// wrong half-way gives no keys. A removal that went wrong half-way is ended by another one.
     ///
@@ -265,6 +315,31 @@ pub(crate) mod tests {
         hosts.add(&record("kvm1", HostState::Approved), || Ok(())).unwrap();
         assert_eq!(hosts.find("kvm1").unwrap().state, HostState::Approved, "not the removed one");
         assert_eq!(hosts.list().len(), 2);
+    }
+
+    #[test]
+    fn a_host_with_another_tpm_is_the_same_host_and_what_it_had_is_void() {
+        let dir = tempfile::tempdir().unwrap();
+        let hosts = Hosts::load(dir.path()).unwrap();
+        let [kvm1, kvm2] = ["kvm1", "kvm2"].map(|name| record(name, HostState::Approved));
+        [&kvm1, &kvm2].map(|host| hosts.add(host, || Ok(())).unwrap());
+        let next = HostRecord { ek: "other ek".into(), state: HostState::Pending, ..kvm1.clone() };
+        let full = |_: &HostRecord| Err(Error::new(Kind::Io, "no space"));
+        hosts.replace(&next, full).unwrap_err();
+        assert_eq!(hosts.get(kvm1.uuid).unwrap(), kvm1);
+        let replaced = hosts.replace(&next, logged).unwrap();
+        assert_eq!((replaced.epoch, replaced.state, replaced.former.len()), (2, HostState::Pending, 1));
+        assert_eq!((replaced.ek.as_str(), &replaced.former[0].ek), ("other ek", &kvm1.ek));
+        assert_eq!(Hosts::load(dir.path()).unwrap().get(kvm1.uuid).unwrap(), replaced);
+        let taken = HostRecord { ek: kvm2.ek.clone(), ..next.clone() };
+        assert_eq!(hosts.replace(&taken, logged).unwrap_err().kind(), Kind::Exists);
+        let renamed = HostRecord { name: "kvm3".into(), ..next.clone() };
+        assert_eq!(hosts.replace(&renamed, logged).unwrap_err().kind(), Kind::Invalid);
+        (0..40).for_each(|_| drop(hosts.replace(&next, logged).unwrap()));
+        assert_eq!(hosts.get(kvm1.uuid).unwrap().former.len(), MAX_FORMER);
+        hosts.change(kvm1.uuid, HostState::Removed, logged).unwrap();
+        assert_eq!(hosts.replace(&next, logged).unwrap_err().kind(), Kind::Invalid);
+        assert_eq!(hosts.replace(&record("new", HostState::Approved), logged).unwrap_err().kind(), Kind::NotFound);
     }
 
     #[test]

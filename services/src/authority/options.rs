@@ -77,8 +77,12 @@ pub(super) enum HostVerb {
     List(JsonArgs),
     /// Approve a host that has enrolled
     Approve(OneHost),
-    /// Remove a host: its tokens are void at once
+    /// Remove a host: its tokens are void at once. Names the keys that it got
     Remove(OneHost),
+    /// Make a token, by which a host enrols again with another TPM
+    Replace(TokenArgs),
+    /// List the keys that a host ever got
+    Keys(OneHost),
     /// Make a token, by which one host enrols
     Token(TokenArgs),
 }
@@ -176,7 +180,8 @@ pub(super) struct OneProposal {
 
 /// Make a token, by which one host enrols. It is printed as one line, which is a secret.
 #[derive(Args)]
-#[command(after_help = "Example:\n  vmcryptfs-authority host token kvm1 >token")]
+#[command(after_help = "Examples:\n  vmcryptfs-authority host token kvm1 >token\n  \
+    vmcryptfs-authority host replace kvm1 >token")]
 pub(super) struct TokenArgs {
     /// Name of the host, by which policies know it
     #[arg(value_name = "HOST")]

@@ -7,7 +7,7 @@ use std::path::Path;
 use serde::Serialize;
 use vmcryptfs::cli;
 use vmcryptfs::crypto::random;
-use vmcryptfs::error::{Error, Kind, Result};
+use vmcryptfs::error::{Context, Error, Kind, Result};
 use vmcryptfs::event::{Event, EventName};
 use vmcryptfs::key::ProviderName;
 use vmcryptfs::provider::Providers;
@@ -16,8 +16,9 @@ use super::admin::{self, Answer, Asked, Status};
 use super::enrolment::Admission;
 use super::entry::What;
 use super::hosts::HostRecord;
+use super::keys_of_host::KeyGiven;
 use super::log::Log;
-use super::options::{HostVerb, InitArgs, JsonArgs, LogVerb, TokenArgs, Verb};
+use super::options::{HostVerb, InitArgs, JsonArgs, LogVerb, OneHost, TokenArgs, Verb};
 use super::own::{self, Own, Settings, pin_text};
 use super::release::TopKey;
 
@@ -38,8 +39,19 @@ pub(super) fn run(verb: Verb, config: &Path) -> Result<()> {
             print(&output, &hosts, &hosts_text(&hosts))
         }
         Verb::Host(HostVerb::Approve(args)) => one(config, &args.output, &Asked::Approve { host: args.host }),
-        Verb::Host(HostVerb::Remove(args)) => one(config, &args.output, &Asked::Remove { host: args.host }),
-        Verb::Host(HostVerb::Token(args)) => token(args, config),
+        Verb::Host(HostVerb::Remove(args)) => remove(args, config),
+        Verb::Host(HostVerb::Keys(args)) => {
+            let keys = keys(config, &args.host)?;
+            print(&args.output, &keys, &keys_text(&keys))
+        }
+        Verb::Host(HostVerb::Token(args)) => {
+            let admission = Admission { approves: args.approve, host: args.host, replaces: None };
+            token(&args.output, config, &Asked::Token { admission, life: args.life })
+        }
+        Verb::Host(HostVerb::Replace(args)) => {
+            let TokenArgs { host, approve: approves, life, output } = args;
+            token(&output, config, &Asked::Replace { host, approves, life })
+        }
         Verb::Policy(verb) => policy::run(verb, config),
         Verb::Log(LogVerb::Verify(output)) => verify(&output, config),
     }
@@ -81,12 +93,46 @@ fn one(config: &Path, output: &JsonArgs, asked: &Asked) -> Result<()> {
     print(output, &host, &format!("host {} is {}\n", host.name, host.state.word()))
 }
 
-fn token(args: TokenArgs, config: &Path) -> Result<()> {
-    let admission = Admission { approves: args.approve, host: args.host };
-    let Answer::Token { token } = admin::ask(config, &Asked::Token { admission, life: args.life })? else {
+#[derive(Serialize)]
+struct Removed {
+    #[serde(flatten)]
+    host: HostRecord,
+    keys: Vec<KeyGiven>,
+}
+
+fn remove(args: OneHost, config: &Path) -> Result<()> {
+    let Answer::Host { host } = admin::ask(config, &Asked::Remove { host: args.host })? else {
         return Err(unexpected());
     };
-    print(&args.output, &token, &format!("{}\n", *token.to_text()?))
+    let keys = keys(config, &host.uuid.to_string());
+    let keys = keys.context(|| format!("host {} is removed, but which keys it got cannot be said", host.name))?;
+    let mut text = format!("host {} is removed\n", host.name);
+    if !keys.is_empty() {
+        text.push_str("It knows these keys. Rekey the VMs that they are for:\n");
+        text.push_str(&keys_text(&keys));
+    }
+    print(&args.output, &Removed { host: *host, keys }, &text)
+}
+
+fn keys(config: &Path, host: &str) -> Result<Vec<KeyGiven>> {
+    match admin::ask(config, &Asked::Keys { host: host.to_owned() })? {
+        Answer::Keys { keys } => Ok(keys),
+        _ => Err(unexpected()),
+    }
+}
+
+fn keys_text(keys: &[KeyGiven]) -> String {
+    let mut text = format!("{:36}  {:24}  {:24}  {:>5}  KEY\n", "VM", "FIRST", "LAST", "TIMES");
+    for KeyGiven { key, vm, first, last, times } in keys {
+        let vm = vm.map_or_else(|| "unknown".to_owned(), |vm| vm.to_string());
+        text.push_str(&format!("{vm:36}  {first:24}  {last:24}  {times:>5}  {key}\n"));
+    }
+    text
+}
+
+fn token(output: &JsonArgs, config: &Path, asked: &Asked) -> Result<()> {
+    let Answer::Token { token } = admin::ask(config, asked)? else { return Err(unexpected()) };
+    print(output, &token, &format!("{}\n", *token.to_text()?))
 }
 
 #[derive(Serialize)]

@@ -154,12 +154,21 @@ pub(crate) fn unwrap(authority: &Authority, token: &str, id: &str) -> Result<Rel
 /// An authority with a policy that runs, and a TPM whose endorsement key is on its list.
 pub(crate) fn site() -> (Authority, Tpm) {
     let (mut authority, tpm) = (Authority::made(&[]), Tpm::start());
-    let fingerprint = Fingerprint::of(&Public::from_tpm2b(&tpm.read("ek")).unwrap());
-    authority.write("config/authority/endorsement-keys", &format!("# the host of this test\n{fingerprint} kvm1\n"));
+    accept(&authority, &[&tpm]);
     authority.start();
     let file = authority.write("kvm.toml", &policy("kvm*"));
     authority.run(&["policy", "approve", file.to_str().unwrap()]);
     (authority, tpm)
+}
+
+/// Puts the endorsement keys of these TPMs on the authority's list, and no others.
+pub(crate) fn accept(authority: &Authority, tpms: &[&Tpm]) {
+    let mut list = "# the hosts of this test\n".to_owned();
+    for tpm in tpms {
+        let fingerprint = Fingerprint::of(&Public::from_tpm2b(&tpm.read("ek")).unwrap());
+        list.push_str(&format!("{fingerprint} kvm1\n"));
+    }
+    authority.write("config/authority/endorsement-keys", &list);
 }
 
 pub(crate) fn token(authority: &Authority) -> Token {

@@ -9,7 +9,7 @@ use vmcryptfs::error::Kind;
 use vmcryptfs_services::authority::enrolment::Token;
 use vmcryptfs_services::trust_wire::{AttestedHost, Blob, CredentialAnswer, EnrolledHost};
 
-use crate::asking::{Host, call, denied, new_key, policy, site, token, unwrap};
+use crate::asking::{Host, accept, call, denied, new_key, policy, site, token, unwrap};
 use crate::tpm::Tpm;
 
 #[test]
@@ -110,4 +110,39 @@ fn a_policy_is_tried_out_before_it_is_in_force() {
     let broken = authority.write("broken.toml", "format = 1\nlevl = 3\n");
     let refused = authority.try_run(&["policy", "approve", broken.to_str().unwrap()]);
     assert_eq!(refused.status.code(), Some(2), "{}", String::from_utf8_lossy(&refused.stderr));
+}
+
+#[test]
+fn a_host_goes_on_with_another_tpm_and_the_one_before_is_void() {
+    let (authority, tpm) = site();
+    let old = Host::enrol(&authority, tpm, &token(&authority));
+    authority.run(&["host", "approve", "kvm1"]);
+    let attested = old.attest(&authority);
+    let (id, kek) = old.open(&new_key(&authority, &attested.token, Uuid::nil()).unwrap(), Uuid::nil());
+
+    let replaces = Token::parse(&authority.run(&["host", "replace", "kvm1"])).unwrap();
+    let other = Tpm::start();
+    denied(Host::begin(&authority, &other, &replaces, "kvm1"), "is not on the list");
+    accept(&authority, &[&old.tpm, &other]);
+    unwrap(&authority, &attested.token, &id).unwrap();
+    let new = Host::enrol(&authority, other, &replaces);
+    assert_eq!(new.uuid, old.uuid);
+    denied(unwrap(&authority, &attested.token, &id), "is void");
+    denied(new.challenge(&authority), "is pending");
+    authority.run(&["host", "approve", "kvm1"]);
+    let challenge = new.challenge(&authority).unwrap();
+    let of_old = call::<AttestedHost>(&authority, "/v1/attest", &old.quoted(&challenge, old.authority));
+    denied(of_old, "not one of this key");
+    let attested = new.attest(&authority);
+    assert_eq!(new.open(&unwrap(&authority, &attested.token, &id).unwrap(), Uuid::nil()).1, kek);
+    let list = authority.json(&["host", "list"]);
+    assert_ne!(list[0]["former"][0]["ek"], list[0]["ek"]);
+
+    // Both had the key, under one UUID.
+    assert_eq!(authority.json(&["host", "keys", "kvm1"]).as_array().unwrap().len(), 1);
+    let removed = authority.json(&["host", "remove", "kvm1"]);
+    assert_eq!((&removed["state"], &removed["keys"][0]["times"]), (&"removed".into(), &3.into()), "{removed}");
+    assert_eq!(removed["keys"][0]["vm"], Uuid::nil().to_string());
+    let refused = authority.try_run(&["host", "replace", &new.uuid.to_string()]);
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("it enrols as a new one"), "{refused:?}");
 }
