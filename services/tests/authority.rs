@@ -15,6 +15,8 @@ mod client;
 mod firmware;
 #[path = "authority/hosts.rs"]
 mod hosts;
+#[path = "authority/key_server.rs"]
+mod key_server;
 #[path = "authority/policies.rs"]
 mod policies;
 #[path = "authority/process.rs"]
@@ -24,6 +26,9 @@ mod tpm;
 #[path = "authority/trusted.rs"]
 mod trusted;
 
+#[path = "../../tests/kmip/certificates.rs"]
+#[allow(dead_code, reason = "the tests of key servers use all of it")]
+mod certificates;
 #[path = "../../tests/testkit/datastore.rs"]
 mod datastore;
 #[path = "../../tests/testkit/tpm.rs"]
@@ -31,3 +36,14 @@ mod emulator;
 #[path = "../../tests/testkit/host.rs"]
 #[allow(dead_code, reason = "the tests of mounts use all of it")]
 mod host;
+#[path = "../../tests/kmip/pykmip.rs"]
+#[allow(dead_code, reason = "the tests of key servers use all of it")]
+mod pykmip;
+#[path = "../../tests/kmip/site.rs"]
+#[allow(dead_code, reason = "the tests of key servers use all of it")]
+mod site;
+
+/// As the tests of key servers name it.
+mod testkit {
+    pub(crate) use crate::datastore;
+}

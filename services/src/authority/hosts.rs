@@ -322,7 +322,8 @@ pub(crate) mod tests {
         let dir = tempfile::tempdir().unwrap();
         let hosts = Hosts::load(dir.path()).unwrap();
         let [kvm1, kvm2] = ["kvm1", "kvm2"].map(|name| record(name, HostState::Approved));
-        [&kvm1, &kvm2].map(|host| hosts.add(host, || Ok(())).unwrap());
+        hosts.add(&kvm1, || Ok(())).unwrap();
+        hosts.add(&kvm2, || Ok(())).unwrap();
         let next = HostRecord { ek: "other ek".into(), state: HostState::Pending, ..kvm1.clone() };
         let full = |_: &HostRecord| Err(Error::new(Kind::Io, "no space"));
         hosts.replace(&next, full).unwrap_err();

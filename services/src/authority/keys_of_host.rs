@@ -38,11 +38,10 @@ pub(super) fn keys_of(log: &Log, host: Uuid) -> Result<Vec<KeyGiven>> {
         log,
         |text| text.contains(&of_host),
         |entry| {
-            let (key, vm) = match entry.what {
-                What::KeyMade { host: to, key, vm, .. } if to == host => (key, Some(vm)),
-                What::KeyReleased { host: to, key, .. } if to == host => (key, None),
-                _ => return,
-            };
+            let Some((to, key, vm)) = given_by(entry.what) else { return };
+            if to != host {
+                return;
+            }
             let (first, last) = (entry.time.clone(), entry.time);
             let known = given.entry(key.clone()).or_insert(KeyGiven { key, vm, first, last: String::new(), times: 0 });
             (known.last, known.times) = (last, known.times + 1);
@@ -65,6 +64,17 @@ pub(super) fn keys_of(log: &Log, host: Uuid) -> Result<Vec<KeyGiven>> {
     let mut given: Vec<KeyGiven> = given.into_values().collect();
     given.sort_by(|a, b| a.first.cmp(&b.first));
     Ok(given)
+}
+
+/// The host that an entry has a key go to, the key, and what it was made for.
+fn given_by(what: What) -> Option<(Uuid, String, Option<Uuid>)> {
+    if let What::KeyMade { host, key, vm, .. } = what {
+        return Some((host, key, Some(vm)));
+    }
+    if let What::KeyReleased { host, key, .. } = what {
+        return Some((host, key, None));
+    }
+    None
 }
 
 /// Calls `work` with each entry whose text may matter. The log is not held up in between.
@@ -104,7 +114,9 @@ mod tests {
         append(made(one, "a"));
         append(made(two, "b"));
         append(made(two, "c"));
-        (0..2 * STEP).for_each(|_| drop(append(released(two, "c"))));
+        for _ in 0..2 * STEP {
+            append(released(two, "c"));
+        }
         append(released(one, "b"));
         append(released(one, "a"));
         append(released(one, "unknown"));

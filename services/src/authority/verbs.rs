@@ -115,10 +115,10 @@ fn remove(args: OneHost, config: &Path) -> Result<()> {
 }
 
 fn keys(config: &Path, host: &str) -> Result<Vec<KeyGiven>> {
-    match admin::ask(config, &Asked::Keys { host: host.to_owned() })? {
-        Answer::Keys { keys } => Ok(keys),
-        _ => Err(unexpected()),
-    }
+    let Answer::Keys { keys } = admin::ask(config, &Asked::Keys { host: host.to_owned() })? else {
+        return Err(unexpected());
+    };
+    Ok(keys)
 }
 
 fn keys_text(keys: &[KeyGiven]) -> String {

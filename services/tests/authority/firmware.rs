@@ -27,6 +27,11 @@ impl Boot {
         Self { log: [&[0; 4][..], &3_u32.to_le_bytes(), &[0; 20], &len, content].concat(), extended: Vec::new() }
     }
 
+    /// Its log.
+    pub(crate) fn log(self) -> Vec<u8> {
+        self.log
+    }
+
     /// A kernel that was booted with Secure Boot.
     pub(crate) fn of(kernel: &str) -> Self {
         let name: Vec<u8> = "SecureBoot".encode_utf16().flat_map(u16::to_le_bytes).collect();
@@ -57,6 +62,6 @@ impl Boot {
         tpm.reset();
         let extended: Vec<&str> = self.extended.iter().map(String::as_str).collect();
         tpm.tool("pcrextend", &extended);
-        self.log
+        self.log()
     }
 }

@@ -64,7 +64,7 @@ impl Host {
             secret: token.secret.clone(),
             name: name.to_owned(),
             ek_public: of("ek"),
-            ek_certificate: None,
+            ek_certificate: tpm.certificate().map(Blob),
             ek_chain: Vec::new(),
             ak_public: of("ak"),
             creation_data: of("data"),
@@ -92,7 +92,7 @@ impl Host {
             authority: enrolled.authority,
             uuid: enrolled.host,
         };
-        host.boot(Boot::empty());
+        host.firmware_log = Boot::empty().log();
         host
     }
 

@@ -1,6 +1,7 @@
 //! Hosts that enrol, attest and get keys; and those that only pretend to.
 
 use std::fs;
+use std::os::unix::fs::DirBuilderExt;
 
 use rustix::process::Signal;
 use uuid::Uuid;
@@ -10,6 +11,7 @@ use vmcryptfs_services::authority::enrolment::Token;
 use vmcryptfs_services::trust_wire::{AttestedHost, Blob, CredentialAnswer, EnrolledHost};
 
 use crate::asking::{Host, accept, call, denied, new_key, policy, site, token, unwrap};
+use crate::process::Authority;
 use crate::tpm::Tpm;
 
 #[test]
@@ -145,4 +147,40 @@ fn a_host_goes_on_with_another_tpm_and_the_one_before_is_void() {
     assert_eq!(removed["keys"][0]["vm"], Uuid::nil().to_string());
     let refused = authority.try_run(&["host", "replace", &new.uuid.to_string()]);
     assert!(String::from_utf8_lossy(&refused.stderr).contains("it enrols as a new one"), "{refused:?}");
+}
+
+fn root_of_another_vendor() -> Vec<u8> {
+    let mut parameters = rcgen::CertificateParams::new(Vec::new()).unwrap();
+    parameters.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let root = parameters.self_signed(&rcgen::KeyPair::generate().unwrap()).unwrap();
+    root.der().to_vec()
+}
+
+#[test]
+fn a_tpm_with_a_certificate_enrols_if_the_root_of_its_vendor_is_configured() {
+    let (tpm, [root, issuer]) = Tpm::start_certified();
+    let mut authority = Authority::made(&[]);
+    authority.start();
+    let file = authority.write("kvm.toml", &policy("kvm*"));
+    authority.run(&["policy", "approve", file.to_str().unwrap()]);
+    let token = token(&authority);
+    let begin = || Host::begin(&authority, &tpm, &token, "kvm1");
+    denied(begin(), "is not on the list");
+    let certificate = |place: &str, der: &[u8]| {
+        let folder = authority.folder().join(place);
+        fs::DirBuilder::new().mode(0o700).recursive(true).create(&folder).unwrap();
+        vmcryptfs::provider::private_file::replace(&folder.join("vendor.der"), &[der]).unwrap();
+    };
+    // Another vendor's: this one's issuer, which signed the certificate, is not enough.
+    let other = root_of_another_vendor();
+    certificate("roots", &other);
+    certificate("issuers", &issuer);
+    denied(begin(), "does not lead to the root of a vendor");
+    certificate("roots", &root);
+    let host = Host::enrol(&authority, tpm, &token);
+    authority.run(&["host", "approve", "kvm1"]);
+    host.attest(&authority);
+    // Once it has enrolled, it is by the key of its own record that it attests.
+    certificate("roots", &other);
+    host.attest(&authority);
 }

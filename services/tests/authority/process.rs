@@ -32,8 +32,13 @@ impl Authority {
         let provider = "[provider.top]\nkind = \"native\"\nprimary-key = \"keys/top.key\"\nbacked-up = true\n";
         let machine = Host::configured(provider);
         PrimaryKey::generate().unwrap().create(&machine.config().with_file_name("keys").join("top.key")).unwrap();
+        Self::made_on(machine, "top", options)
+    }
+
+    /// Makes one whose top-level key is of this provider of the machine.
+    pub(crate) fn made_on(machine: Host, provider: &str, options: &[&str]) -> Self {
         let mut authority = Self { machine, process: None, pin: [0; 32], kept: None };
-        let init = ["init", "top", "--url", "https://localhost:6843", "--listen", "127.0.0.1:0"];
+        let init = ["init", provider, "--url", "https://localhost:6843", "--listen", "127.0.0.1:0"];
         let made = authority.json(&[&init, options].concat());
         let pin = data_encoding::BASE64URL_NOPAD.decode(made["pin"].as_str().unwrap().as_bytes()).unwrap();
         authority.pin = pin.try_into().unwrap();
