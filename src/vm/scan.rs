@@ -263,7 +263,7 @@ pub fn describe_copies(uuid: Uuid, folders: &[&Path]) -> String {
     let names: Vec<String> = folders.iter().map(|folder| folder.shown().to_string()).collect();
     format!(
         "{} are copies of one VM (UUID {uuid}): to this host, a change of one makes the others older, so that these can only be read; \
-         `vmcryptfs clone` makes a VM of its own of a copy",
+         `vmcryptfs clone FROM TO` makes a VM of its own of a copy",
         names.join(" and ")
     )
 }

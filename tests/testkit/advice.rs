@@ -120,7 +120,7 @@ fn unescaped(text: &str) -> String {
 
 /// The forms of a command with values in the places of its `{...}`: any of them may be the one that is printed.
 pub(super) fn filled(command: &str) -> Vec<Vec<String>> {
-    const VALUES: [&str; 7] = [
+    const VALUES: [&str; 9] = [
         "1",
         "",
         "native",
@@ -128,8 +128,11 @@ pub(super) fn filled(command: &str) -> Vec<Vec<String>> {
         "1/00000000-0000-0000-0000-000000000001",
         "00000000-0000-0000-0000-000000000001",
         HEX,
+        PIN,
+        "https://a:1",
     ];
     const HEX: &str = "0000000000000000000000000000000000000000000000000000000000000000";
+    const PIN: &str = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
     let mut forms = vec![String::new()];
     let mut rest = command;
     while let Some((before, (_, after))) =

@@ -136,7 +136,7 @@ fn foreign_and_wrong_kinds_are_told_apart_from_damage() {
     assert_eq!(foreign.kind(), Kind::Invalid);
     // A home's header has its name, so what lies there is not foreign.
     let lost = load(&MemoryStorage::default(), ComponentKind::Home).unwrap_err();
-    assert!(lost.kind() == Kind::Corrupt && lost.chain().contains(RESTORE), "{}", lost.chain());
+    assert!(lost.kind() == Kind::Corrupt && lost.chain().contains(RESTORE_HOME), "{}", lost.chain());
     let (_, image) = created(&random::disk_dek().unwrap());
     assert!(load(&MemoryStorage::new(image), ComponentKind::Home).is_err(), "a disk is no home");
 }

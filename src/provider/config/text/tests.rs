@@ -49,12 +49,12 @@ fn every_flaw_is_reported_with_its_line_and_what_was_expected() {
         (
             "[provider.local]\nprimary-key = \"x\"\n",
             1,
-            "missing key `kind`, expected `kind = \"native\"`, `kind = \"kmip\"` or `kind = \"managed\"`",
+            "missing key `kind`, expected `kind = \"native\"`, `kind = \"kmip\"`, `kind = \"managed\"` or `kind = \"trusted\"`",
         ),
         (
             "[provider.local]\nkind = \"kmip2\"\n",
             2,
-            "unknown kind of provider \"kmip2\", expected \"native\", \"kmip\" or \"managed\"",
+            "unknown kind of provider \"kmip2\", expected \"native\", \"kmip\", \"managed\" or \"trusted\"",
         ),
         ("[provider.local]\nkind = 1\n", 2, "expected a string"),
         ("[provider.local]\nkind = \"native\"\n", 1, "missing field `primary-key`"),
