@@ -244,6 +244,13 @@ impl FileSystem {
         let kind = FileKind::of(rustix::fs::FileType::from_raw_mode(stat.st_mode))
             .ok_or_else(|| Error::new(Kind::Unsupported, "a file of unknown type"))?;
         let NodeKind::File(file) = &node.kind else {
+            if matches!(node.kind, NodeKind::Special)
+                && self.in_place_of_disk(node, rustix::fs::FileType::from_raw_mode(stat.st_mode)).is_err()
+            {
+                // A program that opens a fifo waits. Only of a regular file the kernel asks whether it may be opened.
+                let attr = Attr::new(node.id(), FileKind::Regular, stat, 0, 0);
+                return Ok(Attr { lasting: false, ..attr });
+            }
             let size = if kind == FileKind::Symlink { home::target_len(cipher_size) } else { cipher_size };
             return Ok(Attr::new(node.id(), kind, stat, size, cipher_blocks));
         };

@@ -5,7 +5,7 @@ use std::fs::File;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use rustix::fs::OFlags;
+use rustix::fs::{FileType, OFlags};
 
 use crate::error::{Context, Error, Kind, Result};
 use crate::fs::content::{ContentKind, FileNode};
@@ -17,7 +17,7 @@ use crate::fs::{Attr, Caller, Durability, FileSystem, backing};
 use crate::sector::SectorSize;
 use crate::serve::{BackingId, CacheMode, NameChange, OpenRequest, Opened, Place, Unopened, change_names};
 use crate::storage::Access;
-use crate::sys::file::read_unnoticed;
+use crate::sys::file::{kind_of, read_unnoticed};
 use crate::vm::disk::{self, NewDisk};
 use crate::vm::home;
 use crate::vm::home::Home;
@@ -167,6 +167,17 @@ impl FileSystem {
         })
     }
 
+    /// Refuses a fifo, a socket or a device that lies where the VM's list has a disk. Nothing is known of a VM that is locked.
+    ///
+    /// # Errors
+    /// `Corrupt`, with what lies there and the disk.
+    pub(super) fn in_place_of_disk(&self, node: &Node, kind: FileType) -> Result<()> {
+        let Some(list) = self.home_of(node).ok().and_then(|home| home.owner.list().ok().flatten()) else {
+            return Ok(());
+        };
+        self.paths_in_vm(node)?.iter().try_for_each(|path| list.refuse_special(path, kind_of(kind)))
+    }
+
     /// As [`open_node`](Self::open_node); if the file is not open yet, `backing` gives the backing file, whether it may be written,
     /// its home and its place.
     fn open_shared(
@@ -177,6 +188,10 @@ impl FileSystem {
         backing: impl FnOnce() -> Result<(File, bool, Arc<Home>, Option<Place>)>,
     ) -> Result<Opened> {
         let NodeKind::File(remembered) = &node.kind else {
+            if matches!(node.kind, NodeKind::Special) {
+                let kind = self.with_backing(node, backing::stat)?.st_mode;
+                self.in_place_of_disk(node, FileType::from_raw_mode(kind)).context(|| self.name(node.number))?;
+            }
             return Err(Error::new(Kind::Invalid, "not a regular file"));
         };
         let allowed = |file: &File, work: &dyn Fn() -> Result<()>| match rights {

@@ -1,7 +1,7 @@
 //! What stands in a folder, and what a mount, `check`, `status` and `info` say of it: the same, and with the same end.
 
 use std::fs::{self, File};
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt, symlink};
 use std::process::Output;
 
 use crate::host::Host;
@@ -228,4 +228,43 @@ fn copies_of_a_vm_folder_are_named_and_each_has_its_own_keys() {
     fs::remove_dir_all(host.path("vms/b")).unwrap();
     let (code, text) = check(&host, &[host.path("vms")]);
     assert!(code == Some(0) && !text.contains("copies of one VM"), "{text}");
+}
+
+#[test]
+fn a_fifo_or_socket_in_the_place_of_a_disk_gives_eio_at_once_and_other_fifos_are_what_they_are() {
+    let host = Host::with_vm();
+    let (disk, kept) = (host.path("web01/root.raw"), host.path("kept.raw"));
+    fs::rename(disk, kept).unwrap();
+    let make_fifo = |path: &str| {
+        rustix::fs::mknodat(rustix::fs::CWD, path, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
+    };
+    make_fifo(disk);
+    let mount = host.mount("web01", &[]);
+    let (there, own) = (mount.path("root.raw"), mount.path("own"));
+    make_fifo(own.to_str().unwrap());
+    assert!(fs::metadata(&own).unwrap().file_type().is_fifo());
+    let refused = |what: &str| {
+        // NONBLOCK: a fifo that is served as one would not end this test.
+        for options in [File::options().read(true), File::options().write(true)] {
+            let opened = options.custom_flags(libc::O_NONBLOCK).open(&there);
+            assert_eq!(opened.unwrap_err().raw_os_error(), Some(libc::EIO), "{what}");
+        }
+        assert!(host.log().contains(&format!("{what} lies at root.raw, where the VM's list of disks has disk ")));
+    };
+    refused("a fifo");
+    fs::remove_file(disk).unwrap();
+    let socket = std::os::unix::net::UnixListener::bind(disk).unwrap();
+    refused("a socket");
+    drop(socket);
+    fs::remove_file(disk).unwrap();
+    fs::rename(kept, disk).unwrap();
+    File::open(&there).unwrap();
+    fs::remove_file(disk).unwrap();
+    make_fifo(disk);
+    refused("a fifo");
+    fs::remove_file(&there).unwrap();
+    // The list has no disk there any more.
+    make_fifo(there.to_str().unwrap());
+    assert!(fs::metadata(&there).unwrap().file_type().is_fifo());
+    mount.unmount();
 }

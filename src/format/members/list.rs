@@ -117,9 +117,25 @@ impl MemberList {
     /// # Errors
     /// `Corrupt`, with the disk that the list has there.
     pub fn refuse_home_file(&self, path: &Path) -> Result<()> {
-        let is_here = |member: &Member| member.names.get(path) == Some(&true);
-        let Some((owner, _)) = self.disks.iter().find(|(_, member)| is_here(member)) else { return Ok(()) };
-        Err(Error::new(Kind::Corrupt, home_file_for_disk(path, *owner)))
+        let Some(owner) = self.disk_at(path) else { return Ok(()) };
+        Err(Error::new(Kind::Corrupt, home_file_for_disk(path, owner)))
+    }
+
+    /// Refuses what is not a file at all at the path of a disk; `what` says what it is.
+    ///
+    /// # Errors
+    /// `Corrupt`, with the disk that the list has there.
+    pub fn refuse_special(&self, path: &Path, what: &str) -> Result<()> {
+        let Some(owner) = self.disk_at(path) else { return Ok(()) };
+        let message = format!(
+            "{what} lies at {}, where the VM's list of disks has disk {owner}: put the disk back, or remove it in a mount",
+            path.shown()
+        );
+        Err(Error::new(Kind::Corrupt, message))
+    }
+
+    fn disk_at(&self, path: &Path) -> Option<Uuid> {
+        self.disks.iter().find(|(_, member)| member.names.get(path) == Some(&true)).map(|(uuid, _)| *uuid)
     }
 
     /// With a disk at these paths and no others, which no other disk has then.
