@@ -12,13 +12,15 @@ use crate::format::header::ComponentKind;
 use crate::gate::{Object, Operation, Trail};
 use crate::key::KeyId;
 use crate::operations::whole;
-use crate::progress::OnProgress;
+use crate::progress::{OnProgress, to_the_end};
 use crate::provider::Providers;
 use crate::storage::claims::FileLocks;
 use crate::store::header_area::StoredHeader;
 use crate::store::home_file::HomeKeys;
 use crate::sys::file::regular_at;
 use crate::text::Show;
+use crate::vm::inventory::Inventory;
+use crate::vm::inventory::misplaced::Misplaced;
 use crate::vm::keyring::Keyring;
 use crate::vm::owner::Owner;
 use crate::vm::scan::FoundComponent;
@@ -39,15 +41,23 @@ pub struct ReadVmdks<'a> {
     pub config: &'a Path,
 }
 
+/// What the home's key shows of a VM folder.
+pub struct OpenedFolder {
+    /// Its VMDKs.
+    pub vmdks: VmdkInventory,
+    /// What is not as the home says of its disks.
+    pub misplaced: Vec<Misplaced>,
+}
+
 impl Operation for ReadVmdks<'_> {
     const NAME: EventName = EventName::Info;
-    type Outcome = VmdkInventory;
+    type Outcome = OpenedFolder;
 
     fn object(&self) -> Object {
         Object::Folder(self.folder.to_path_buf())
     }
 
-    fn run(self, trail: &mut Trail, _: OnProgress<'_>) -> Result<VmdkInventory> {
+    fn run(self, trail: &mut Trail, _: OnProgress<'_>) -> Result<OpenedFolder> {
         let Self { dir, home, files, config, .. } = self;
         let keyring = Keyring::new(Providers::load(config)?);
         let dek = keyring.dek(&home.header).context(|| "unlocking the home".into())?;
@@ -55,7 +65,8 @@ impl Operation for ReadVmdks<'_> {
         trail.event().uuid(header.uuid);
         let keys = HomeKeys::of(&header, &dek)?; // in a deep rekey, files may be under either DEK
         let owner = Owner::of(dir, (&header, &dek), &FileLocks, keyring.memory())?;
-        Ok(vmdk::vmdks(dir, files, (&keys, &owner), &keyring))
+        let (_, misplaced) = Inventory::take_compared(dir, &owner, &header.disk_names, &to_the_end)?;
+        Ok(OpenedFolder { vmdks: vmdk::vmdks(dir, files, (&keys, &owner), &keyring), misplaced })
     }
 }
 

@@ -18,7 +18,7 @@ use crate::vm::inventory::{Inventory, NO_SIGN, clear_what};
 use crate::vm::vmdk::{self, FoundFile, FoundVmdk};
 
 /// Field names are part of the stable JSON output.
-#[derive(Serialize)]
+#[derive(Default, Serialize)]
 pub(super) struct VmInfo {
     home_files: Vec<FileInfo>,
     /// Absent when the home is locked.
@@ -29,6 +29,9 @@ pub(super) struct VmInfo {
     /// Settings of the VM that cannot be read, and why.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     unread_settings: Vec<String>,
+    /// What is not as the VM's list of disks says, where the home was opened.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    misplaced: Vec<String>,
 }
 
 #[derive(Serialize)]
@@ -83,7 +86,7 @@ impl VmInfo {
         let files = vmdk::files(inventory);
         let mut home_files: Vec<FileInfo> = files.iter().filter(|file| !file.is_disk).map(FileInfo::of).collect();
         if !files.iter().any(|file| file.role == Role::Disk) {
-            return Ok(Self { home_files, vmdks: Some(Vec::new()), locked: None, unread_settings: Vec::new() });
+            return Ok(Self { home_files, vmdks: Some(Vec::new()), ..Self::default() });
         }
         let files = &files;
         let found = config().and_then(|config| perform(ReadVmdks { folder, dir, home, files, config: &config }));
@@ -91,9 +94,11 @@ impl VmInfo {
             Ok(found) => found,
             Err(error) => {
                 let locked = Some(error.chain());
-                return Ok(Self { home_files, vmdks: None, locked, unread_settings: Vec::new() });
+                return Ok(Self { home_files, locked, ..Self::default() });
             }
         };
+        let misplaced = found.misplaced.into_iter().map(|other| other.message).collect();
+        let found = found.vmdks;
         let unread = |(path, error): &(PathBuf, Error)| format!("{}: {}", path.shown(), error.chain());
         let unread_settings = found.unread_settings.iter().map(unread).collect();
         let vmdks = found.vmdks.iter().map(|vmdk| VmdkInfo::of(vmdk, files)).collect();
@@ -101,7 +106,7 @@ impl VmInfo {
             let format = found.disk_like.iter().find(|(path, _)| *path == file.path).map(|(_, format)| *format);
             file.looks_like_disk = format.or(file.looks_like_disk);
         }
-        Ok(Self { home_files, vmdks: Some(vmdks), locked: None, unread_settings })
+        Ok(Self { home_files, vmdks: Some(vmdks), locked: None, unread_settings, misplaced })
     }
 
     /// Prints tables of what there is, each after an empty line.
@@ -130,6 +135,7 @@ impl VmInfo {
         for unread in &self.unread_settings {
             eprintln!("{unread}\nThese settings cannot be read, so where disks are attached is not known.");
         }
+        self.misplaced.iter().for_each(|other| eprintln!("Not as the VM's list of disks says: {other}"));
         if let Some(locked) = &self.locked {
             eprintln!("The home is locked, so VMDKs are not shown: {locked}");
         }

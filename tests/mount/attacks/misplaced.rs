@@ -147,6 +147,21 @@ fn work_on_a_whole_vm_names_the_disks_that_it_passes_over_and_is_not_called_done
 }
 
 #[test]
+fn info_names_listed_disks_that_are_not_there_where_it_opens_the_home() {
+    let host = host();
+    let vm = host.path("vm");
+    host.run(&["create-disk", host.path("vm/d.vmdk"), "--size", "1M"]);
+    let told = host.try_run(&["info", vm]);
+    assert!(told.status.success() && !format!("{told:?}").contains("Not as"), "{told:?}");
+    fs::remove_file(host.path("vm/root.raw")).unwrap();
+    let told = host.try_run(&["info", vm]);
+    let said = String::from_utf8_lossy(&told.stderr).into_owned();
+    assert!(said.contains("Not as the VM's list of disks says: nothing lies at root.raw"), "{said}");
+    let infos: serde_json::Value = serde_json::from_str(&host.run(&["info", "--json", vm])).unwrap();
+    assert!(infos[0]["misplaced"][0].as_str().unwrap().contains("root.raw"), "{infos}");
+}
+
+#[test]
 fn other_disks_of_a_vm_that_misses_one_can_be_worked_on() {
     let host = host();
     let vm = host.path("vm");
