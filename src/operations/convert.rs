@@ -3,14 +3,18 @@
 use std::path::Path;
 
 use crate::crypto::xts::Engine;
-use crate::error::{Context, Result};
+use crate::error::{Context, Error, Result};
 use crate::event::EventName;
+use crate::format::header::UnverifiedHeader;
 use crate::gate::{Object, Operation, Trail};
 use crate::operations::manifest::{Meaning, keeping_manifest};
 use crate::progress::OnProgress;
 use crate::provider::Providers;
+use crate::seen::{Memory, Point};
 use crate::text::Show;
 use crate::vm::access::Located;
+use crate::vm::scan::FoundComponent;
+use crate::vm::{folder, keyring, scan};
 use crate::work::convert::{
     self, Believed, CloneOptions, ClonePlan, Cloned, Converted, ConvertedFile, DecryptScope, Decryption, Encryption,
     FilePlan, Options, Plan, StoredAs, convert_file, plan_clone, plan_file,
@@ -118,7 +122,25 @@ impl<C: Conversion> Operation for ConvertVm<'_, C> {
         if dry_run || takes_home {
             return run(on_progress);
         }
-        keeping_manifest(folder, &providers, Meaning::SameHome, on_progress, run)
+        let plan = keeping_manifest(folder, &providers, Meaning::SameHome, on_progress, run)?;
+        if C::NAME == EventName::Encrypt {
+            remember(folder, &providers);
+        }
+        Ok(plan)
+    }
+}
+
+/// Remembers the components of a VM folder as they were just made, so that an older copy of one is noticed when it is put back. Where
+/// a key is unavailable, the next process that opens the component does it.
+fn remember(folder: &Path, providers: &Providers) {
+    let Ok(found) = folder::open_dir(folder).and_then(|dir| scan::scan(&dir)) else { return };
+    let headers: Vec<&UnverifiedHeader> = found.iter().filter_map(FoundComponent::unverified).collect();
+    let keks = providers.fetch_all(headers.iter().flat_map(|header| header.claims().slots.key_ids().cloned()));
+    let memory = Memory::of(providers);
+    for header in headers {
+        if let Ok(there) = keyring::unlock(header, &keks).and_then(|dek| Point::of(header, &dek)) {
+            memory.meet(there);
+        }
     }
 }
 
@@ -153,7 +175,7 @@ impl Operation for ConvertFile<'_> {
         let convert =
             |on_progress: OnProgress<'_>| convert_file(folder, component.path(), self.to, self.providers, on_progress);
         let done = keeping_manifest(folder, self.providers, Meaning::SameHome, on_progress, convert)
-            .context(|| folder.shown().to_string())?;
+            .map_err(|error| naming(folder, error))?;
         trail.event().uuid(done.uuid).key(&done.key_id);
         Ok(done)
     }
@@ -174,8 +196,14 @@ impl Operation for PlanFile<'_> {
         trail.in_parts();
         let Located { folder, component } = self.0.located;
         plan_file(folder, component.path(), self.0.to, self.0.providers, on_progress)
-            .context(|| folder.shown().to_string())
+            .map_err(|error| naming(folder, error))
     }
+}
+
+/// The error with the folder's path, once.
+fn naming(folder: &Path, error: Error) -> Error {
+    let path = folder.shown().to_string();
+    if error.chain().contains(&path) { error } else { Error::with_source(error.kind(), path, error) }
 }
 
 /// Copies a VM folder, under keys of its own or with its keys.
@@ -210,6 +238,7 @@ impl Operation for CloneVm<'_> {
         let whole = std::fs::canonicalize(source).context(|| format!("finding {}", source.shown()))?;
         let cloned = convert::clone(source, destination, providers, &options, on_progress)?;
         trail.event().uuid(cloned.uuid).key(&cloned.key_id).reason(Self::reason(&whole, options.same_keys));
+        remember(destination, providers);
         Ok(cloned)
     }
 }

@@ -15,7 +15,7 @@ use crate::key::ProviderName;
 use crate::operations::manifest::{Meaning, keeping_manifest};
 use crate::progress::OnProgress;
 use crate::provider::Providers;
-use crate::seen::Memory;
+use crate::seen::{Memory, Point};
 use crate::storage::claims::FileLocks;
 use crate::store::home_file::HomeKeys;
 use crate::text::{Show, quoted};
@@ -60,7 +60,8 @@ impl Operation for CreateVm<'_> {
             patterns => DiskNames::new(patterns.to_vec())?,
         };
         scan::refuse_lost_home(self.folder)?;
-        let header = folder::create(self.folder, &provider, &disk_names)?;
+        let (header, dek) = folder::create(self.folder, &provider, &disk_names)?;
+        Memory::of(&providers).meet(Point::written(&header, &dek)?);
         header.slots.key_ids().for_each(|key| _ = trail.event().key(key));
         trail.event().uuid(header.uuid);
         Ok(CreatedVm { uuid: header.uuid, provider: name })

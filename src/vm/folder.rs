@@ -38,7 +38,7 @@ const HEADER_FILES: [&str; 3] = [ENCRYPTING_FILE, HOME_FILE, DECRYPTING_FILE];
 /// # Errors
 /// `Exists` when it is an encrypted VM folder already, `Denied` when it holds files that are not encrypted or lies in a VM folder,
 /// `KeyUnavailable` when the provider gives no key, or `Io`.
-pub fn create(path: &Path, provider: &Arc<dyn KeyProvider>, disk_names: &DiskNames) -> Result<Header> {
+pub fn create(path: &Path, provider: &Arc<dyn KeyProvider>, disk_names: &DiskNames) -> Result<(Header, Dek)> {
     outer::refuse(path)?;
     let is_new = match fs::create_dir(path) {
         Ok(()) => true,
@@ -51,7 +51,7 @@ pub fn create(path: &Path, provider: &Arc<dyn KeyProvider>, disk_names: &DiskNam
         // It is empty; if it cannot be removed, the error at hand still says more.
         let _ = fs::remove_dir(path);
     }
-    made.map(|(header, _)| header)
+    made
 }
 
 /// Makes an encrypted VM folder in a datastore and returns its home's header and DEK. Without a key from the provider there

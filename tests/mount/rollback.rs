@@ -290,3 +290,21 @@ fn a_memory_that_is_lost_says_so_and_shuts_nothing_out() {
     assert!(said(&check).contains("chmod 600"));
     assert!(host.try_run(&check).status.success());
 }
+
+/// So an older copy that is put back before anything else opens them is noticed.
+#[test]
+fn what_this_host_has_made_or_encrypted_it_has_seen() {
+    let host = Host::new();
+    let (made, encrypted, copy) = (host.path("made"), host.path("encrypted"), host.path("copy"));
+    host.run(&["create", made]);
+    host.run(&["create-disk", host.path("made/root.raw"), "--size", "1M"]);
+    fs::create_dir(encrypted).unwrap();
+    fs::write(host.path("encrypted/d.raw"), vec![7; MIB]).unwrap();
+    fs::write(host.path("encrypted/vm.xml"), "settings").unwrap();
+    host.run(&["encrypt", encrypted]);
+    host.run(&["clone", encrypted, copy]);
+    for vm in [made, encrypted, copy] {
+        let said = host.run(&["check", vm]);
+        assert_eq!(said.matches("this host's memory of").count(), 2, "{said}");
+    }
+}

@@ -91,7 +91,7 @@ pub(crate) fn write_config(path: &Path, text: &str) {
 /// Makes a VM folder, and the folders that it lies in.
 pub(crate) fn make_vm(path: &Path, provider: &Arc<dyn KeyProvider>) -> Header {
     fs::create_dir_all(path.parent().unwrap()).unwrap();
-    folder::create(path, provider, &DiskNames::default()).unwrap_or_else(|error| panic!("{}", error.chain()))
+    folder::create(path, provider, &DiskNames::default()).unwrap_or_else(|error| panic!("{}", error.chain())).0
 }
 
 /// Makes a home's header say this under its key, in both copies; `None`: nothing, as older versions did.
