@@ -44,7 +44,7 @@ pub(super) struct AdoptArgs {
     /// A disk, or a VM folder for all disks in it
     #[arg(value_name = "VM_FOLDER[/DISK]", value_parser = place::parser_to_change())]
     pub(super) disk: PathBuf,
-    /// Of a VM folder: show which disks would come to its list, leave it or get other names, and change nothing
+    /// Show which disks would come to the VM's list, leave it or get other names, and change nothing
     #[arg(long)]
     dry_run: bool,
     /// Of a VM folder: take this disk out of its list although something else lies in its place, which stays as it is; repeatable
@@ -95,15 +95,23 @@ pub(super) fn adopt(args: &AdoptArgs, config: &Path) -> Result<()> {
         print_listed(args, &listed);
         return listed.obstacle.map_or(Ok(()), Err);
     }
-    let for_folders = [("--dry-run", args.dry_run), ("--forget-disk", !args.forget.is_empty())];
-    if let Some((option, _)) = for_folders.into_iter().find(|(_, is_given)| *is_given) {
-        let message = format!("{} is a disk: {option} is for a VM folder", args.disk.shown());
+    if !args.forget.is_empty() {
+        let message = format!("{} is a disk: --forget-disk is for a VM folder", args.disk.shown());
         return Err(Error::new(Kind::Invalid, message));
     }
-    let adopt = AdoptDisk { disk: &args.disk, located: &located, providers: Providers::load(config)? };
+    let (disk, dry_run) = (&args.disk, args.dry_run);
+    let adopt = AdoptDisk { disk, located: &located, dry_run, providers: Providers::load(config)? };
     let adopted = perform_shown(adopt)?;
-    let former = adopted.former.map_or_else(|| "no VM".to_owned(), |former| format!("the VM {former}"));
-    println!("{} ({}) is of this VM now, by this name; it was of {former}.", args.disk.shown(), adopted.uuid);
+    let names: Vec<String> = adopted.former_names.iter().map(|name| name.shown().to_string()).collect();
+    let before = match (names.is_empty(), adopted.former) {
+        (false, _) => format!("called {}", names.join(", ")),
+        (true, Some(former)) => format!("one of the VM {former}"),
+        (true, None) => "one of no VM".to_owned(),
+    };
+    match args.dry_run {
+        true => println!("{} ({}) would be one of this VM, by this name; it is {before}.", disk.shown(), adopted.uuid),
+        false => println!("{} ({}) is one of this VM now, by this name; it was {before}.", disk.shown(), adopted.uuid),
+    }
     Ok(())
 }
 

@@ -13,7 +13,7 @@ use crate::control::vm_task::VmTask;
 use crate::error::{Error, Kind, Result};
 use crate::gate::unwatched;
 use crate::operations::look::{ListKeys, ListedKeys, ListedSlot};
-use crate::text::Show;
+use crate::text::{self, Show};
 use crate::vm::component::Component;
 use crate::work::slots::{AddKey, RemoveKey, SlotsChanged};
 
@@ -188,11 +188,12 @@ fn print_changed(path: &Path, json: bool, changed: &SlotsChanged, done: &str) ->
         out::json(changed)?;
         return changed.passed_over.check();
     }
+    let slots = |number| text::count(number, "key slot", "key slots");
     for component in &changed.components {
         let name = place::shown(path, component.component.path());
         match &component.done.key {
-            Some(key) => println!("{name}: {done} {key}; {} key slots now", component.done.slots),
-            None => println!("{name}: nothing to do; {} key slots", component.done.slots),
+            Some(key) => println!("{name}: {done} {key}; it has {} now", slots(component.done.slots)),
+            None => println!("{name}: nothing to do; it has {}", slots(component.done.slots)),
         }
     }
     changed.passed_over.lines().for_each(|line| eprintln!("{line}"));

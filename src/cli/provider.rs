@@ -224,7 +224,7 @@ fn rename(config: &Path, name: &ProviderName, new: &ProviderName) -> Result<()> 
 fn back_up(config: &Path, name: &ProviderName, file: &Path, source: &PassphraseSource) -> Result<()> {
     let uuid = perform(BackUpProvider { name, file, passphrase: &|| source.read(Purpose::Choose), config })?;
     println!("backed up key provider {name} with primary key {uuid} to {}", file.shown());
-    eprintln!("Keep the file on another machine, and its passphrase where the file is not.");
+    eprintln!("Keep the file on another machine, and the passphrase in a different place.");
     if Config::load(config)?.settings(name)?.has_kek_share() {
         eprintln!(
             "It does not have the kek-share of {name}, without which the keys open nothing: keep a copy of that, too."

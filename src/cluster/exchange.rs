@@ -342,6 +342,12 @@ impl Session {
         Ok(true)
     }
 
+    /// Whether a primary key lies on the board, sealed to a host.
+    pub(super) fn is_sealed_to(&self, shared: &SharedProvider, generation: &Generation, host: Uuid) -> bool {
+        let place = Key::envelope(&self.place(shared, generation, host));
+        self.board.read(&place).is_ok_and(|envelope| envelope.is_some())
+    }
+
     /// What this host has acknowledged, if that is on the board.
     pub(super) fn said(&self) -> Option<Ack> {
         self.own().and_then(|own| self.ack_of(own).ok().flatten())

@@ -80,6 +80,8 @@ pub struct AdoptDisk<'a> {
     pub disk: &'a Path,
     /// Where it lies.
     pub located: &'a Located,
+    /// Whether it is only looked at.
+    pub dry_run: bool,
     /// Where keys come from.
     pub providers: Providers,
 }
@@ -97,8 +99,12 @@ impl Operation for AdoptDisk<'_> {
         let vm = OfflineVm::open(folder, self.providers)?;
         let adopt = |on_progress: OnProgress<'_>| {
             let looking = Looking::new(on_progress);
-            bind::adopt(&vm, component, &|| looking.tell())
+            bind::adopt(&vm, component, self.dry_run, &|| looking.tell())
         };
+        if self.dry_run {
+            trail.in_parts(); // of which there are none
+            return adopt(on_progress);
+        }
         let meaning = Meaning::Accepts(component.path());
         let adopted = keeping_manifest(folder, &vm.providers(), meaning, on_progress, adopt)?;
         let former = adopted.former.map_or_else(|| "of no VM".to_owned(), |former| format!("of the VM {former}"));

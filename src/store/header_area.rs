@@ -121,8 +121,8 @@ pub fn choose(kind: ComponentKind, copies: [Result<UnverifiedHeader>; 2]) -> Res
         (Err(first), Err(second)) => {
             let restore = if kind == ComponentKind::Home { RESTORE_HOME } else { RESTORE };
             let (first, second) = (first.chain(), second.chain());
-            let message = format!("both header copies are damaged (first: {first}; second: {second}): {restore}");
-            Err(Error::new(Kind::Corrupt, message))
+            let why = if first == second { first } else { format!("first: {first}; second: {second}") };
+            Err(Error::new(Kind::Corrupt, format!("both header copies are damaged ({why}): {restore}")))
         }
         (Ok(header), Err(damage)) => Ok(StoredHeader { header, in_use: 0, other: OtherCopy::Damaged(damage) }),
         (Err(damage), Ok(header)) => Ok(StoredHeader { header, in_use: 1, other: OtherCopy::Damaged(damage) }),

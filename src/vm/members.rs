@@ -260,7 +260,7 @@ fn open_list(dir: &File, home: Uuid, flags: OFlags) -> Result<File> {
         if error.kind() == Kind::NotFound {
             Error::new(Kind::Corrupt, format!("{list}, is gone: {REMEDY}"))
         } else if error.kind() == Kind::Corrupt {
-            Error::with_source(Kind::Corrupt, format!("{list}: {REMEDY}"), error)
+            Error::new(Kind::Corrupt, format!("{list}: {}: {REMEDY}", error.chain()))
         } else {
             Error::with_source(error.kind(), list, error)
         }

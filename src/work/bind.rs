@@ -49,6 +49,8 @@ pub struct Adopted {
     pub uuid: Uuid,
     /// The home that it named before.
     pub former: Option<Uuid>,
+    /// The names that it had in this VM.
+    pub former_names: Vec<PathBuf>,
     /// The first of the disk's keys.
     pub key_id: KeyId,
 }
@@ -108,12 +110,12 @@ fn refuse_copies(found: &[FoundComponent]) -> Result<()> {
 }
 
 /// Makes a disk that is another VM's, or nobody's, or that the VM has elsewhere, one that it has where it lies. Its keys stay.
-/// All that can refuse it is looked at before anything is changed.
+/// All that can refuse it is looked at before anything is changed, and where it is `dry_run`, nothing is.
 ///
 /// # Errors
 /// `Exists` when it is that already, or where the disk is also elsewhere: in this VM, or in another one of the datastore; `Invalid`
 /// for a home, or as [`upgrade`] and [`Owner::change`].
-pub fn adopt(place: &dyn VmAccess, disk: &Component, go_on: &GoOn<'_>) -> Result<Adopted> {
+pub fn adopt(place: &dyn VmAccess, disk: &Component, dry_run: bool, go_on: &GoOn<'_>) -> Result<Adopted> {
     if *disk == Component::Home {
         return Err(Error::new(Kind::Invalid, format!("{} is not a disk", place.path().shown())));
     }
@@ -150,6 +152,14 @@ pub fn adopt(place: &dyn VmAccess, disk: &Component, go_on: &GoOn<'_>) -> Result
             ),
         ));
     }
+    let key_id = adopted.header().slots.first_key().clone();
+    let known = owner.as_ref().filter(|_| is_own).and_then(|owner| owner.list().ok().flatten());
+    let names = known.and_then(|list| Some(list.disks.get(&uuid)?.names.keys().cloned().collect()));
+    let former_names = names.unwrap_or_default();
+    let done = Adopted { uuid, former, former_names, key_id };
+    if dry_run {
+        return Ok(done);
+    }
     let mut listed = owner.as_ref().map(|owner| owner.change(|_| true)).transpose()?.flatten();
     let paths: Vec<&Path> = same.iter().map(|found| found.path.as_path()).collect();
     if let Some(listed) = &mut listed {
@@ -163,7 +173,7 @@ pub fn adopt(place: &dyn VmAccess, disk: &Component, go_on: &GoOn<'_>) -> Result
         let next = listed.list().with_disk(&adopted.durable_header()?, &paths);
         listed.make(next)?;
     }
-    Ok(Adopted { uuid, former, key_id: adopted.header().slots.first_key().clone() })
+    Ok(done)
 }
 
 /// Where another VM of the datastore has a file of this disk, if that can be seen. What lies deeper, or cannot be read, is not known.

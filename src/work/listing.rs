@@ -198,7 +198,12 @@ impl Taken<'_> {
 
 /// That two files of one VM are the same disk.
 pub(super) fn copy_of(disk: &Component, twin: &Component, uuid: Uuid) -> Error {
-    Error::new(Kind::Exists, format!("{disk} is a copy of {twin}: both have the UUID {uuid}"))
+    Error::new(
+        Kind::Exists,
+        format!(
+            "{disk} is a copy of {twin}, and a VM has a disk once: remove the one that is not to be used. Both have the UUID {uuid}"
+        ),
+    )
 }
 
 fn changes(former: &MemberList, list: &MemberList, place_of: impl Fn(&Path) -> Place) -> Vec<Change> {

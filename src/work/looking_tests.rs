@@ -60,7 +60,7 @@ fn binding_and_taking_in_disks_is_stopped_while_it_looks_at_the_folder() {
         let place = OfflineVm::open(&vm, store.providers()).unwrap();
         let disk = Component::Disk("strange.raw".into());
         let looking = Looking::new(on_progress);
-        bind::adopt(&place, &disk, &|| looking.tell()).map(drop)
+        bind::adopt(&place, &disk, false, &|| looking.tell()).map(drop)
     });
     // Its own folder, and then all of the datastore.
     assert!(at > 4 * FILES, "{at}");

@@ -89,9 +89,9 @@ impl PassedOver {
     /// A line for each.
     pub fn lines(&self) -> impl Iterator<Item = String> {
         let unreadable = self.unreadable.iter();
-        let unreadable = unreadable.map(|what| format!("Not read, and its keys are unchanged if it is a disk: {what}"));
+        let unreadable =
+            unreadable.map(|what| format!("Cannot be read, so its keys are as they were if it is a disk: {what}"));
         let misplaced = self.misplaced.iter();
-        unreadable
-            .chain(misplaced.map(|what| format!("Passed over, and its keys are unchanged if it is a disk: {what}")))
+        unreadable.chain(misplaced.map(|what| format!("Passed over, so its keys are as they were: {what}")))
     }
 }

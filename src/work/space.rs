@@ -36,8 +36,7 @@ impl Space {
         if needed <= free {
             return Ok(());
         }
-        let message =
-            format!("not enough space: {what} needs {needed} bytes beyond what is taken now, {free} are available");
+        let message = format!("not enough space: {what} needs {needed} more bytes, and {free} are available");
         Err(Error::foreseen(message, Errno::NOSPC))
     }
 }

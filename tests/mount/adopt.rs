@@ -91,8 +91,16 @@ fn rebuilding_a_list_says_what_becomes_of_each_disk_and_a_dry_run_changes_nothin
     let lost = host.try_run(&["adopt", vm]);
     assert!(String::from_utf8_lossy(&lost.stderr).contains("The list before cannot be read"), "{lost:?}");
     has_line(&String::from_utf8(lost.stdout).unwrap(), "new.raw", "comes to the list");
-    host.refuses(&["adopt", "--dry-run", kept], 2, "--dry-run is for a VM folder");
     host.refuses(&["adopt", kept, "--forget-disk", kept], 2, "--forget-disk is for a VM folder");
+    host.refuses(&["adopt", "--dry-run", kept], 9, "is one of this VM already");
+    let renamed = host.path("web01/by-hand.raw");
+    fs::rename(kept, renamed).unwrap();
+    for (option, words) in
+        [(&["--dry-run"][..], "would be one of this VM, by this name; it is called"), (&[], "it was called")]
+    {
+        let said = host.run(&[&["adopt", renamed], option].concat());
+        assert!(said.contains(words) && said.contains("kept.raw"), "{said}");
+    }
 }
 
 #[test]

@@ -253,8 +253,9 @@ fn vms_of_older_versions_open_as_before_and_are_bound_by_an_upgrade() {
         mount.unmount();
     };
     reads();
-    assert!(host.run(&["check", vm]).contains("`vmcryptfs upgrade` binds them"));
-    assert!(host.run(&["info", vm]).contains("`vmcryptfs upgrade` binds them"));
+    for verb in ["check", "info"] {
+        assert!(host.run(&[verb, vm]).contains(&format!("`vmcryptfs upgrade {vm}` binds them")), "{verb}");
+    }
     host.run(&["rekey", disk]); // which leaves it no key in common with its home
     host.refuses(&["upgrade", vm], 7, "has no key in common with its home");
     host.run(&["adopt", disk]);

@@ -256,6 +256,11 @@ fn a_provider_of_the_clusters_name_is_renamed_and_its_vms_open_beside_those_of_t
     let (out, err) = (String::from_utf8_lossy(&refused.stdout), String::from_utf8_lossy(&refused.stderr));
     assert!(refused.status.code() == Some(9) && err.contains("`vmcryptfs provider rename shared NEW_NAME`"), "{err}");
     assert!(!out.contains("has done what"), "{out}");
+    let status = first.run(&["cluster", "status"]);
+    assert!(
+        status.contains("kvm2 is behind: it lacks keys of shared, which lie on the board, sealed to it"),
+        "{status}"
+    );
     second.run(&["provider", "rename", "shared", "mine"]);
     second.run(&["check", own]);
     assert!(second.run(&["cluster", "sync"]).contains("shared: received primary key"));

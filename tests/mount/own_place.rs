@@ -186,7 +186,7 @@ fn a_mount_whose_process_has_just_died_is_said_to_be_dead() {
     let pid = mounted(&host, "web01", at);
     fs::metadata(at).unwrap(); // the kernel knows it for a while
     kill_process(pid, Signal::KILL).unwrap();
-    host.refuses(&["mount", host.path("web01"), at], 6, "has died: use `vmcryptfs umount --lazy` first");
+    host.refuses(&["mount", host.path("web01"), at], 6, &format!("has died: use `vmcryptfs umount --lazy {at}` first"));
     host.run(&["umount", "--lazy", at]);
 }
 

@@ -28,7 +28,7 @@ impl ApprovedPolicy {
     /// # Errors
     /// `Invalid`.
     pub(super) fn parse(text: &str, generation: u64) -> Result<Self> {
-        let wrong = |error| Error::with_source(Kind::Invalid, "a policy that is not understood", error);
+        let wrong = |error| Error::with_source(Kind::Invalid, "reading the policy", error);
         let policy = Policy::parse(text).map_err(wrong)?;
         Ok(Self { policy, text: text.to_owned(), sha256: HEXLOWER.encode(&sha256(text.as_bytes())), generation })
     }

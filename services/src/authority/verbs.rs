@@ -148,7 +148,11 @@ fn verify(output: &JsonArgs, config: &Path) -> Result<()> {
     let text = log.checkpoint(&own.log_key)?;
     let root = text.lines().nth(2).unwrap_or_default().to_owned();
     let verified = Verified { entries: log.len(), root };
-    print(output, &verified, &format!("{} entries, root {}\n", verified.entries, verified.root))
+    print(
+        output,
+        &verified,
+        &format!("{}, root {}\n", vmcryptfs::text::count(verified.entries, "entry", "entries"), verified.root),
+    )
 }
 
 fn unexpected() -> Error {

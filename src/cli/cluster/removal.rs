@@ -134,11 +134,8 @@ fn explain_pushed(removed: &RemovedHost) {
         );
     }
     if !names.is_empty() {
-        let whether = if removed.removal.compromised {
-            "Whoever has its keys opens"
-        } else {
-            "If its keys may have been copied, they open"
-        };
+        let whether =
+            if removed.removal.compromised { "Its keys open" } else { "If its keys may have been copied, they open" };
         eprintln!(
             "It could ask keepers for the key of each VM of {names}. {whether} those VMs, until each has another one:\n  \
              vmcryptfs rekey --deep VM_FOLDER # each VM of {names}"

@@ -57,15 +57,20 @@ fn of_behind(session: &Session, member: &Member) -> Option<String> {
             let has_all =
                 |shared: &&SharedProvider| shared.in_use().all(|generation| ack.holds.contains(&generation.primary));
             let providers = &session.document().providers;
-            let lacks: Vec<&str> =
-                providers.iter().filter(|shared| !has_all(shared)).map(|shared| shared.name.as_str()).collect();
+            let lacks: Vec<&SharedProvider> = providers.iter().filter(|shared| !has_all(shared)).collect();
             if lacks.is_empty() {
                 return None;
             }
-            format!(
-                "lacks keys of {}, which a host that has them seals to it by `vmcryptfs cluster sync`",
-                lacks.join(", ")
-            )
+            let is_there = |shared: &&SharedProvider| {
+                let mut missing = shared.in_use().filter(|generation| !ack.holds.contains(&generation.primary));
+                missing.all(|generation| session.is_sealed_to(shared, generation, member.host.uuid))
+            };
+            let where_from = match lacks.iter().all(is_there) {
+                true => "which lie on the board, sealed to it",
+                false => "which a host that has them seals to it by `vmcryptfs cluster sync`",
+            };
+            let names: Vec<&str> = lacks.iter().map(|shared| shared.name.as_str()).collect();
+            format!("lacks keys of {}, {where_from}", names.join(", "))
         }
     };
     Some(format!("{name} is behind: it {why}. Run `vmcryptfs cluster sync` there, which says why if it cannot"))
@@ -203,11 +208,11 @@ fn of_rotation(session: &Session, shared: &SharedProvider) -> Option<String> {
     (shared.generations.len() > 1 && !lacks.is_empty()).then(|| {
         let (number, name, lacks) = (shared.generations.len(), &shared.name, lacks.join(", "));
         let so = match shared.in_use().count() {
-            1 => "It is the only one that is not retired: those hosts open nothing of this provider until they have it",
+            1 => "Former ones are retired, so those hosts open nothing of this provider until they have it",
             _ => "New keys are made by a former generation until they have it",
         };
         format!(
-            "generation {number} of {name} is not confirmed yet by {lacks}. {so}: run `vmcryptfs cluster sync` there, which says why if it \
+            "generation {number} of {name} is not confirmed yet by {lacks}. {so}. Run `vmcryptfs cluster sync` there, which says why if it \
              cannot"
         )
     })

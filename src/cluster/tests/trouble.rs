@@ -227,7 +227,7 @@ fn a_generation_that_a_host_lacks_is_said_with_what_it_makes_there() {
     // One that comes later, when there is no other.
     site.ask("h3").unwrap();
     site.approve("h3").unwrap();
-    assert!(said().contains("by h3. It is the only one that is not retired"), "{}", said());
+    assert!(said().contains("by h3. Former ones are retired"), "{}", said());
 }
 
 #[test]

@@ -10,7 +10,10 @@ use crate::format::header::Header;
 use crate::text::Show;
 
 /// Advice for a disk that its VM's list does not have where it lies.
-const ADVICE: &str = "`vmcryptfs adopt DISK` takes it in if it is to be there";
+const ADVICE: &str = ": `vmcryptfs adopt DISK` takes it in if it is to be there";
+/// The same where the list has it elsewhere.
+const ADVICE_IF_MOVED: &str = ". If it was renamed, `vmcryptfs adopt DISK` takes it in by this name; if it is a copy, remove it, or put it in \
+                               the place of the other one";
 
 /// The disks of a VM.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -97,13 +100,12 @@ impl MemberList {
             return Ok(());
         }
         let owner = self.disks.iter().find(|(_, member)| member.names.contains_key(path));
-        let says = match (self.disks.get(&uuid), owner) {
-            (Some(member), Some((owner, _))) => format!("has it as {}, and disk {owner} here", names_of(member)),
-            (Some(member), None) => format!("has it as {}, and no disk here", names_of(member)),
-            (None, Some((owner, _))) => format!("does not have it, and has disk {owner} here"),
-            (None, None) => "does not have it, and has no disk here".to_owned(),
+        let here = owner.map_or_else(|| "no disk here".to_owned(), |(owner, _)| format!("disk {owner} here"));
+        let (says, advice) = match self.disks.get(&uuid) {
+            Some(member) => (format!("has it as {}, and {here}", names_of(member)), ADVICE_IF_MOVED),
+            None => (format!("does not have it, and has {here}"), ADVICE),
         };
-        let message = format!("disk {uuid} lies at {}, but the VM's list of disks {says}: {ADVICE}", path.shown());
+        let message = format!("disk {uuid} lies at {}, but the VM's list of disks {says}{advice}", path.shown());
         Err(Error::new(Kind::Corrupt, message))
     }
 

@@ -59,7 +59,7 @@ impl Tally {
             empty => format!("; {empty} files are empty, so there is nothing in them to prove"),
         };
         match read.is_empty() {
-            true => format!("; nothing else of it has content that could be read{empty}"),
+            true => format!("; it has no other files with content{empty}"),
             false if is_all => format!("; all of it was read and is genuine: {}{empty}", read.join(", ")),
             false => format!("; the rest of it was read and is genuine: {}{empty}", read.join(", ")),
         }

@@ -43,7 +43,7 @@ pub(super) fn read(storage: &dyn Storage, keys: &[MembersKey]) -> Result<Copies>
     match (newest, problem) {
         (Some(newest), _) => Ok(newest),
         (None, Some(error)) => {
-            Err(Error::with_source(Kind::Corrupt, format!("the VM's list of disks: {REMEDY}"), error))
+            Err(Error::new(Kind::Corrupt, format!("the VM's list of disks: {}: {REMEDY}", error.chain())))
         }
         (None, None) => Err(Error::new(Kind::Corrupt, "no copy of the VM's list of disks")),
     }

@@ -234,6 +234,15 @@ fn a_disk_that_was_renamed_beside_its_mount_is_adopted_by_its_new_name() {
     mount.unmount();
     assert!(host.log().contains("`vmcryptfs adopt DISK` takes it in"));
     host.run(&["adopt", moved]);
+    let copy = host.path("vm/copy.raw");
+    fs::copy(moved, copy).unwrap();
+    host.refuses(&["adopt", copy], 9, "and a VM has a disk once: remove the one that is not to be used");
+    let check = String::from_utf8(host.try_run(&["check", host.path("vm")]).stdout).unwrap();
+    let advice = format!(
+        "has it as moved.raw, and no disk here. If it was renamed, `vmcryptfs adopt {copy}` takes it in by this name"
+    );
+    assert!(check.contains(&advice) && check.contains("if it is a copy, remove it"), "{check}");
+    fs::remove_file(copy).unwrap();
     host.refuses(&["adopt", moved], 9, "is one of this VM already");
     let mount = host.mount("vm", &[]);
     has(&mount, "moved.raw", "a.raw");

@@ -123,7 +123,8 @@ fn numbers(registers: &[u8]) -> String {
 fn policy_text(status: &PolicyStatus) -> String {
     let mut text = format!("policy {}, SHA-256 {}\n", status.name, status.sha256);
     for class in &status.classes {
-        text.push_str(&format!("class {}: {} {}", class.name, class.level, class.sets.join(", ")));
+        let sets = class.sets.iter().map(|set| format!(" {set}")).collect::<Vec<_>>().join(",");
+        text.push_str(&format!("class {}: {}{sets}", class.name, class.level));
         if !class.learn.is_empty() {
             text.push_str(&format!("; learns PCR {}", numbers(&class.learn)));
         }
