@@ -1,5 +1,7 @@
 //! The life of keys in memory: which are there, which are forgotten, and what is said of those that are not.
 
+mod values;
+
 use std::fs::File;
 
 use super::*;
