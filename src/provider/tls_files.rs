@@ -113,8 +113,8 @@ pub(super) fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>> 
     let text = private_file::read_at_most(MAX_FILE, path, file)?;
     let flawed = |flaw: &dyn Display| Error::new(Kind::Invalid, format!("certificates {}: {flaw}", path.shown()));
     let sections = pem::sections(&text).map_err(|flaw| flawed(&flaw))?;
-    if let Some(trusted) = sections.iter().find(|section| section.is("TRUSTED CERTIFICATE")) {
-        let label = trusted.label();
+    if let Some(extended) = sections.iter().find(|section| section.is("TRUSTED CERTIFICATE")) {
+        let label = extended.label();
         return Err(flawed(&format_args!("a {label}, which is OpenSSL's own form: `openssl x509` gives a plain one")));
     }
     let own = sections.iter().filter(|section| section.is("CERTIFICATE") || section.is("X509 CERTIFICATE"));
