@@ -29,6 +29,7 @@ use vmcryptfs::event::{Event, EventName};
 use vmcryptfs::gate::Principal;
 use vmcryptfs::key::{KeyId, KeyName, ProviderName};
 use vmcryptfs::provider::agent::{Answer, Hello, Request};
+use vmcryptfs::provider::kinds::trusted::Settings;
 use vmcryptfs::sys::socket::SocketPath;
 use vmcryptfs::sys::{memory, process};
 use vmcryptfs::text::Show;
@@ -69,6 +70,11 @@ impl Agent {
         Ok(Self { _lock: lock, boards, keys, pushed, trust, watch })
     }
 
+    /// The authority that gives the keys of a provider. What the agent has in memory depends on no file.
+    fn authority_of(&self, provider: &ProviderName) -> Result<Option<Settings>> {
+        if self.keys.has(provider) { Ok(None) } else { self.trust.settings(provider) }
+    }
+
     /// What is answered to a request. Only an exchange with the board may take long.
     fn answer(&self, request: Request, principal: Principal) -> Result<Answered> {
         if matches!(request, Request::CreateKey { .. } | Request::FetchKey { .. } | Request::Prepare { .. }) {
@@ -81,7 +87,7 @@ impl Agent {
                 let provider = ProviderName::new(provider)?;
                 if self.pushed.has(&provider) {
                     self.pushed.make(&provider, purpose).map(found)
-                } else if let Some(settings) = self.trust.settings(&provider)? {
+                } else if let Some(settings) = self.authority_of(&provider)? {
                     self.trust.make(&provider, &settings, purpose).map(kek)
                 } else {
                     self.keys.make_kek(&provider).map(kek)
@@ -91,7 +97,7 @@ impl Agent {
                 let key_id = key.to_key_id()?;
                 if self.pushed.has(key_id.provider()) {
                     self.pushed.find(&key_id).map(found)
-                } else if let Some(settings) = self.trust.settings(key_id.provider())? {
+                } else if let Some(settings) = self.authority_of(key_id.provider())? {
                     self.trust.find(&settings, &key_id).map(|found| kek((key_id, found)))
                 } else {
                     self.keys.find_kek(&key_id).map(|found| kek((key_id, found)))

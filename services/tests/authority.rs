@@ -11,6 +11,8 @@ mod agents;
 mod asking;
 #[path = "authority/client.rs"]
 mod client;
+#[path = "authority/figures.rs"]
+mod figures;
 #[path = "authority/firmware.rs"]
 mod firmware;
 #[path = "authority/hosts.rs"]

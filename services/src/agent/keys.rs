@@ -173,6 +173,11 @@ impl Keys {
         self.held.read().get(name)?.current
     }
 
+    /// Whether it has a primary key of a provider.
+    pub(super) fn has(&self, name: &ProviderName) -> bool {
+        self.held.read().contains_key(name)
+    }
+
     /// Makes a KEK of a provider.
     pub(super) fn make_kek(&self, name: &ProviderName) -> Result<(KeyId, LocalKek)> {
         self.notice_owner();

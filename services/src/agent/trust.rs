@@ -11,6 +11,7 @@ mod pinned;
 mod session;
 
 use std::collections::{BTreeMap, HashMap};
+use std::error::Error as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -42,6 +43,8 @@ const KEYS_LIMIT: Duration = Duration::from_secs(10);
 const VERB_LIMIT: Duration = Duration::from_secs(30);
 /// How long a key waits here that was got together with others.
 const PREPARED_LIFE: Duration = Duration::from_secs(30);
+/// For this long after no member answered they are not asked again.
+const REPEATED: Duration = Duration::from_millis(500);
 /// Keys that wait at once.
 const MAX_PREPARED: usize = 4096;
 /// Refusals of one minute that have events of their own.
@@ -61,6 +64,26 @@ struct Session {
     proved: Option<Arc<Proved>>,
     /// Why the last attempt failed.
     trouble: Option<String>,
+    /// When no member answered, and what the error said.
+    down: Option<(Instant, String, Failure)>,
+}
+
+impl Session {
+    /// The error of a moment ago, when no member answered: of many keys that are wanted together, one waits for them.
+    fn is_up(&self) -> Result<()> {
+        match &self.down {
+            Some((when, text, failure)) if when.elapsed() < REPEATED => {
+                Err(Error::with_source(Kind::KeyUnavailable, text.clone(), failure.clone()))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn learn<T>(&mut self, asked: &Result<T>) {
+        let failure = asked.as_ref().err().and_then(|error| Some((error, error.source()?.downcast_ref::<Failure>()?)));
+        let down = failure.filter(|(_, failure)| failure.trouble() == Trouble::AuthorityDown);
+        self.down = down.map(|(error, failure)| (Instant::now(), error.to_string(), failure.clone()));
+    }
 }
 
 impl Trust {
@@ -156,8 +179,21 @@ impl Trust {
         })
     }
 
-    /// Makes a call with what was proved, or is proved now. A token that is refused is not used any more.
+    /// Makes a call with what was proved, or is proved now.
     fn ask<T>(&self, settings: &Settings, call: &mut dyn FnMut(&Members, &Enrolled, &Proved) -> Asked<T>) -> Result<T> {
+        let session = self.session(settings.pin);
+        session.lock().is_up()?;
+        let asked = self.ask_now(settings, call);
+        session.lock().learn(&asked);
+        asked
+    }
+
+    /// A token that is refused is not used any more.
+    fn ask_now<T>(
+        &self,
+        settings: &Settings,
+        call: &mut dyn FnMut(&Members, &Enrolled, &Proved) -> Asked<T>,
+    ) -> Result<T> {
         let members = Members::new(&settings.authority, settings.pin, KEYS_LIMIT)?;
         for is_last in [false, true] {
             let (known, proved, is_new) = self.proved(&members, settings.pin)?;

@@ -130,6 +130,10 @@ impl Authority {
         format!("https://{}", self.kept.unwrap())
     }
 
+    pub(crate) fn pid(&self) -> u32 {
+        self.process.as_ref().unwrap().id()
+    }
+
     pub(crate) fn pin(&self) -> [u8; 32] {
         self.pin
     }
