@@ -92,6 +92,11 @@ fn of_check(error: attest::Error) -> Error {
     Error::new(kind, error.to_string())
 }
 
+/// What is wrong with the authority's own files is nothing that a host has done, or has to know.
+fn of_own_files(error: Error) -> Error {
+    Error::with_source(Kind::Io, "keeping what a host has sent", error)
+}
+
 fn host_id(uuid: Uuid) -> HostId {
     HostId::new(*uuid.as_bytes())
 }
@@ -273,13 +278,14 @@ impl Authority {
         let sent = (&values, call);
         let attested = conclude(&policy, host, quoted, call).or_else(|(error, refusal)| {
             let reason = vmcryptfs::text::beginning(&error.chain(), MAX_REASON).to_owned();
-            self.evidence.refused(host.uuid, (&reason, refusal.as_deref()), sent)?;
+            self.evidence.refused(host.uuid, (&reason, refusal.as_deref()), sent).map_err(of_own_files)?;
             let entry = What::AttestationRefused { host: host.uuid, reason };
             self.log.append(&[entry.now()?]).and(Err(error))
         })?;
         let satisfied = attested.satisfied();
         let (level, version) = (satisfied.level().to_string(), policy.version());
-        let moved = self.evidence.accepted(host.uuid, (&level, &version, satisfied.sets()), sent)?;
+        let moved =
+            self.evidence.accepted(host.uuid, (&level, &version, satisfied.sets()), sent).map_err(of_own_files)?;
         self.learn(&policy, host, &attested);
         if moved {
             self.retire_sets();

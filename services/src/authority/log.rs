@@ -11,6 +11,7 @@ use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use data_encoding::HEXLOWER;
 use parking_lot::Mutex;
@@ -38,7 +39,7 @@ pub struct Log {
 }
 
 struct State {
-    file: File,
+    file: Arc<File>,
     /// Where the next line goes.
     end: u64,
     /// Offset and length of each entry.
@@ -67,7 +68,7 @@ impl Log {
             let file = File::options().read(true).write(true).custom_flags(flags).open(&path);
             file.context(|| format!("opening {}", path.shown()))
         });
-        let mut state = State::read(opened?).context(|| format!("reading {}", path.shown()))?;
+        let mut state = State::read(opened?, folder).context(|| format!("reading {}", path.shown()))?;
         state.signed = stored_checkpoint(folder, &origin, key)?
             .map(|(checkpoint, text)| state.has(&checkpoint).map(|()| (checkpoint.size, text)))
             .transpose()?;
@@ -118,19 +119,14 @@ impl Log {
     /// # Errors
     /// `Io`.
     pub fn entries(&self, first: usize, count: usize, max: usize) -> Result<Vec<Vec<u8>>> {
-        let state = self.state.lock();
-        let (mut found, mut sum) = (Vec::new(), 0);
-        for (offset, len) in state.places.iter().skip(first).take(count) {
-            let len = usize::try_from(*len).unwrap_or(usize::MAX);
-            sum += len;
-            if sum > max && !found.is_empty() {
-                break;
-            }
+        let (file, places) = self.state.lock().places_of(first, count, max);
+        // What is there never changes, so whoever wants to add an entry need not wait for this.
+        let read = |(offset, len): (u64, usize)| {
             let mut entry = vec![0; len];
-            state.file.read_exact_at(&mut entry, *offset).context(|| "reading the log".into())?;
-            found.push(entry);
-        }
-        Ok(found)
+            file.read_exact_at(&mut entry, offset).context(|| "reading the log".into())?;
+            Ok(entry)
+        };
+        places.into_iter().map(read).collect()
     }
 
     /// The signed checkpoint of all entries, which is stored first.
@@ -182,11 +178,27 @@ fn stored_checkpoint(folder: &Path, origin: &str, key: &SigningKey) -> Result<Op
 }
 
 impl State {
-    /// Reads all lines. The last one may be torn, and is cut off then; another one that is wrong was damaged.
-    fn read(mut file: File) -> Result<Self> {
+    /// The file, and the places of at most `count` entries from number `first` on that fit `max` bytes, but of one if there is one.
+    fn places_of(&self, first: usize, count: usize, max: usize) -> (Arc<File>, Vec<(u64, usize)>) {
+        let (mut found, mut sum) = (Vec::new(), 0);
+        for (offset, len) in self.places.iter().skip(first).take(count) {
+            let len = usize::try_from(*len).unwrap_or(usize::MAX);
+            sum += len;
+            if sum > max && !found.is_empty() {
+                break;
+            }
+            found.push((*offset, len));
+        }
+        (Arc::clone(&self.file), found)
+    }
+
+    /// Reads all lines. The last one may be torn, and is cut off then; another one that is wrong was damaged. What is cut off is kept: it
+    /// may be a line that was whole once, and damaged later.
+    fn read(mut file: File, folder: &Path) -> Result<Self> {
         let len = file.metadata().context(|| "asking for its length".into())?.len();
         let mut content = Vec::new();
         file.seek(SeekFrom::Start(0)).and_then(|_| file.read_to_end(&mut content)).context(|| "its content".into())?;
+        let file = Arc::new(file);
         let mut state = Self { file, end: 0, places: Vec::new(), tree: Tree::default(), signed: None, broken: None };
         let mut rest = content.as_slice();
         while let Some(at) = rest.iter().position(|byte| *byte == b'\n') {
@@ -202,11 +214,14 @@ impl State {
             rest = after;
         }
         if state.end < len {
+            let kept = folder.join(format!("cut-off-at-{}", state.end));
+            private_file::replace(&kept, &[rest])?;
             let cut = state.file.set_len(state.end).and_then(|()| state.file.sync_all());
             cut.context(|| "cutting off a batch that a crash has torn".into())?;
             tracing::warn!(
-                "the log's last {} bytes are not a whole batch and were cut off: a crash has torn it",
-                len - state.end
+                "the log's last {} bytes are not a whole batch and were moved to {}: a crash has torn it",
+                len - state.end,
+                kept.shown()
             );
         }
         Ok(state)

@@ -62,6 +62,10 @@ fn a_log_that_was_torn_at_any_byte_opens_with_what_was_acknowledged() {
             fs::write(dir.path().join("entries"), torn).unwrap();
             let log = open(dir.path()).unwrap();
             assert_eq!(all(&log), [entry(0), entry(1)], "{len} bytes");
+            if torn.len() > before {
+                let kept = fs::read(dir.path().join(format!("cut-off-at-{before}"))).unwrap();
+                assert_eq!(kept, torn[before..], "{len} bytes");
+            }
             assert_eq!(log.append(&[entry(9)]).unwrap(), 2);
             drop(log);
             assert_eq!(all(&open(dir.path()).unwrap()), [entry(0), entry(1), entry(9)], "{len} bytes");
