@@ -188,3 +188,8 @@ fn run(config: &Path) -> Result<()> {
     Event::of(EventName::Authority).reason(format!("ended by signal {}", signal.unwrap_or_default())).done();
     Ok(())
 }
+
+#[cfg(test)]
+mod fuzz;
+#[cfg(test)]
+mod rig;

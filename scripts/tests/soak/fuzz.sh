@@ -10,3 +10,4 @@ cargo test --release --locked --package vmdk-layout --test it mutated
 cargo test --release --locked --package vmcryptfs-attest --test tpm mutated
 cargo test --release --locked --test fuzz
 cargo test --release --locked --package vmcryptfs-attest --test logs mutated
+cargo test --release --locked --package vmcryptfs-services --lib mutated

@@ -103,7 +103,7 @@ pub(in crate::authority) struct HostExplained {
     pub(in crate::authority) note: Note,
 }
 
-pub(super) fn answer(authority: &Authority, asked: PolicyAsked, by: u32) -> Result<Answer> {
+pub(in crate::authority) fn answer(authority: &Authority, asked: PolicyAsked, by: u32) -> Result<Answer> {
     match asked {
         PolicyAsked::List => status(authority, &*authority.policies.current()?),
         PolicyAsked::Show { proposal: None } => Ok(Answer::Text { text: authority.policies.current()?.text.clone() }),
@@ -370,3 +370,6 @@ fn status(authority: &Authority, approved: &ApprovedPolicy) -> Result<Answer> {
         proposals: authority.proposals.list(),
     }))
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,113 @@
+use std::time::Instant;
+
+use uuid::Uuid;
+use vmcryptfs_attest::pcr::PcrValues;
+
+use super::*;
+use crate::authority::hosts::tests::record;
+use crate::authority::rig::Rig;
+use crate::trust_wire::{AttestRequest, Blob};
+
+const QUOTED: &str = "sha256:0,2,4,7,9,11,12";
+
+/// What a host sent that booted so: attest/tests/vectors/boots/README.md.
+fn sent(log: &[u8], registers: &str) -> (PcrValues, AttestRequest) {
+    let selection: PcrSelection = QUOTED.parse().unwrap();
+    let lines: Vec<&str> = registers.lines().collect();
+    let digits = |register: PcrIndex| lines[usize::from(register.number())].split_once(' ').unwrap().1;
+    let values: Vec<_> =
+        selection.iter().map(|register| format!("sha256:{}", digits(register)).parse().unwrap()).collect();
+    let values = PcrValues::new(selection, values).unwrap();
+    let bytes = Blob(values.iter().flat_map(|(_, value)| value.as_bytes().to_vec()).collect());
+    let [challenge, hpke_key, quote, signature, userspace_log] = [const { Blob(Vec::new()) }; 5];
+    let firmware_log = Blob(log.to_vec());
+    let host = Uuid::nil();
+    let call =
+        AttestRequest { host, challenge, hpke_key, quote, signature, values: bytes, firmware_log, userspace_log };
+    (values, call)
+}
+
+macro_rules! boot {
+    ($name:literal) => {
+        sent(
+            include_bytes!(concat!("../../../../../attest/tests/vectors/boots/", $name, ".log")),
+            include_str!(concat!("../../../../../attest/tests/vectors/boots/", $name, ".pcrs")),
+        )
+    };
+}
+
+/// An authority whose hosts have attested, every fourth of them with another kernel, and the kernel of the others.
+fn with_evidence(hosts: usize) -> (Rig, SetSource) {
+    let rig = Rig::new();
+    let boots = [boot!("secure-boot"), boot!("secure-boot"), boot!("secure-boot"), boot!("other-kernel")];
+    for (number, (values, call)) in (0..hosts).zip(boots.iter().cycle()) {
+        let host = record(&format!("kvm-{number}"), HostState::Approved);
+        rig.authority.hosts.add(&host, || Ok(())).unwrap();
+        rig.authority.evidence.accepted(host.uuid, ("identity", "kvm@1", &[]), (values, call)).unwrap();
+    }
+    (rig, SetSource::Host { host: "kvm-0".into(), registers: Some(vec![4, 7, 11, 12]) })
+}
+
+/// Tries a policy on the stored evidence of this many hosts; returns seconds.
+fn tried(hosts: usize) -> f64 {
+    let (rig, set) = with_evidence(hosts);
+    let start = Instant::now();
+    let asked = PolicyAsked::TestSet { set, level: Some("measured".into()) };
+    let Answer::Tried(tried) = answer(&rig.authority, asked, 0).unwrap() else { panic!() };
+    let seconds = start.elapsed().as_secs_f64();
+    assert_eq!((tried.passed.len(), tried.refused.len(), tried.unknown.len()), (hosts / 4 * 3, hosts / 4, 1));
+    assert_eq!(tried.refused[0].refusal["event"]["index"], 23, "{}", tried.refused[0].reason);
+    seconds
+}
+
+#[test]
+fn a_set_of_one_host_is_tried_on_what_others_sent() {
+    tried(8);
+}
+
+#[test]
+#[ignore = "measures time: scripts/tests/soak/dry-run.sh"]
+#[allow(clippy::print_stdout, reason = "the figure is for people")]
+fn a_dry_run_over_ten_thousand_stored_logs_takes_less_than_30_seconds() {
+    let seconds = tried(10_000);
+    println!("a dry run over 10,000 stored logs: {seconds:.2} s");
+    assert!(seconds < 30.0, "{seconds} s");
+}
+
+#[test]
+fn what_makes_no_policy_is_refused_and_leaves_the_one_in_force() {
+    let (rig, set) = with_evidence(1);
+    let before = rig.authority.policies.current().unwrap().sha256.clone();
+    let refused = |asked| answer(&rig.authority, asked, 0).map(drop).unwrap_err();
+    let approve = |set: &SetSource, level: Option<&str>| {
+        let level = level.map(str::to_owned);
+        refused(PolicyAsked::ApproveSet { set: set.clone(), name: None, level })
+    };
+    let with = |registers: Option<Vec<u8>>| SetSource::Host { host: "kvm-0".into(), registers };
+    for (set, level, kind, words) in [
+        (&set, None, Kind::Invalid, "choose a higher level"),
+        (&set, Some("strict"), Kind::Invalid, "expected identity, secureboot, measured or pinned"),
+        (&with(Some(vec![4])), Some("measured"), Kind::Invalid, "none of its sets has PCR 7"),
+        (&with(Some(vec![14])), Some("measured"), Kind::Invalid, "without PCR 14"),
+        (&with(Some(vec![99])), Some("measured"), Kind::Invalid, "PCR 99"),
+        (&SetSource::Host { host: "kvm1".into(), registers: None }, None, Kind::NotFound, "has not attested yet"),
+        (&SetSource::Host { host: "kvm9".into(), registers: None }, None, Kind::NotFound, "kvm9"),
+        (&SetSource::Proposal { proposal: "none".into() }, None, Kind::NotFound, "no proposal"),
+    ] {
+        let error = approve(set, level);
+        assert!(error.kind() == kind && error.chain().contains(words), "{words}: {}", error.chain());
+    }
+    let error = refused(PolicyAsked::Approve { text: "format = 1\n".into() });
+    assert_eq!(error.kind(), Kind::Invalid);
+    assert_eq!(rig.authority.policies.current().unwrap().sha256, before);
+    // Each approval is later than the one before, and has a name of its own.
+    let approve = |level: &str| PolicyAsked::ApproveSet { set: set.clone(), name: None, level: Some(level.into()) };
+    let status = |asked| match answer(&rig.authority, asked, 0) {
+        Ok(Answer::Policy(status)) => status,
+        other => panic!("{other:?}"),
+    };
+    status(approve("secureboot"));
+    let sets = status(approve("measured")).sets;
+    assert!(sets[0].name.starts_with("kvm-0-20") && sets[1].name == format!("{}.2", sets[0].name), "{sets:?}");
+    assert!(sets[0].approved < sets[1].approved, "{sets:?}");
+}
