@@ -1,5 +1,7 @@
 //! How quickly hosts attest and get keys (docs/TRUST.md, "Figures"): `bench/trust` runs it.
 
+#![allow(clippy::print_stdout, reason = "figures are what it is run for")]
+
 use std::fs;
 use std::time::{Duration, Instant};
 
