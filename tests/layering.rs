@@ -365,7 +365,7 @@ fn bare_paths(text: &str) -> Vec<&str> {
         } else if line == "}" {
             becomes_json = false;
         } else if line_words.starts_with("#[serde(") {
-            has_form |= line_words.contains("\"crate::text::path\"");
+            has_form |= line_words.contains("\"crate::text::path\"") || line_words == "#[serde(skip)]"; // skipped, it is in no JSON
         } else if line_words.ends_with(',') && line_words.contains(": ") && !line_words.starts_with("//") {
             let holds_path = line_words.contains("Path") || line_words.contains("OsStr");
             if becomes_json && holds_path && !has_form {
