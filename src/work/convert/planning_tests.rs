@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use super::*;
 use crate::error::{Error, Kind, Result};
 use crate::progress::{OnProgress, Progress};
+use crate::text::quoted;
 use crate::vm::datastore::Datastore;
 
 pub(in crate::work) const FILES: usize = 3;
@@ -104,7 +105,7 @@ fn an_encryption_of_disks_that_show_no_sign_says_how_it_is_resumed() {
     };
     let stopped = encrypt(&vm, &store, &mut stop).unwrap_err();
     let shown = vm.canonicalize().unwrap();
-    let command = |disks: &str| format!("`vmcryptfs encrypt {} {disks}`", shown.display());
+    let command = |disks: &str| format!("`vmcryptfs encrypt {} {disks}`", quoted(&shown));
     let both = command("--disk 'guest 1.raw' --disk guest2.raw --disk root.raw");
     assert_eq!(
         (stopped.kind(), stopped.chain()),
