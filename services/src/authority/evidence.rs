@@ -20,7 +20,8 @@ use vmcryptfs_attest::replay::Replayed;
 use crate::trust_wire::{AttestRequest, Blob};
 
 const MAX_EVIDENCE: u64 = 4 << 20;
-const MAX_NOTE: u64 = 256 << 10;
+/// More than the names of all sets of the longest policy.
+const MAX_NOTE: u64 = 8 << 20;
 
 /// What a host's own TPM has quoted, with the logs that came with it.
 #[derive(Deserialize, Serialize)]

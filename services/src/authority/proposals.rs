@@ -22,7 +22,8 @@ const MAX: usize = 256;
 const MAX_OF_HOST: usize = 8;
 /// Hosts of one proposal that are named; the others are counted.
 const MAX_NAMED: usize = 16;
-const MAX_FILE: u64 = 2 * MAX_PROPOSAL as u64;
+/// JSON has two characters for each backslash of a set, and the hosts beside it.
+const MAX_FILE: u64 = 4 * MAX_PROPOSAL as u64;
 const KIND: &str = "json";
 /// Digits of a proposal's name.
 const ID_LEN: usize = 16;

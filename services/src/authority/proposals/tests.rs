@@ -56,6 +56,19 @@ fn one_host_fills_a_small_part_and_all_hosts_a_bounded_one() {
     assert!(add(&proposals, proposal("b", 1001)).unwrap(), "one that is there takes other hosts");
 }
 
+/// What a host may send must not keep the authority from starting again.
+#[test]
+fn the_longest_proposal_can_be_read_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let proposals = Proposals::load(dir.path().to_path_buf()).unwrap();
+    let mut longest = proposal("kvm1", 1);
+    longest.set.push_str(&"\\".repeat(MAX_PROPOSAL - longest.set.len()));
+    longest.hosts = (0..MAX_NAMED).map(|_| "h".repeat(253)).collect();
+    add(&proposals, longest.clone()).unwrap();
+    let again = Proposals::load(dir.path().to_path_buf()).unwrap();
+    assert_eq!(again.get(&longest.id).unwrap().set, longest.set);
+}
+
 #[test]
 fn none_is_kept_without_its_entry_and_a_damaged_one_stops_the_authority() {
     let dir = tempfile::tempdir().unwrap();
