@@ -19,6 +19,7 @@ pub mod key_hosts;
 mod keys;
 pub mod keys_in_memory;
 pub mod look;
+mod made;
 mod manifest;
 pub mod mount;
 pub mod old_generations;

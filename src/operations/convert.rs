@@ -5,16 +5,13 @@ use std::path::Path;
 use crate::crypto::xts::Engine;
 use crate::error::{Context, Error, Result};
 use crate::event::EventName;
-use crate::format::header::UnverifiedHeader;
 use crate::gate::{Object, Operation, Trail};
+use crate::operations::made::remember;
 use crate::operations::manifest::{Meaning, keeping_manifest};
 use crate::progress::OnProgress;
 use crate::provider::Providers;
-use crate::seen::{Memory, Point};
 use crate::text::Show;
 use crate::vm::access::Located;
-use crate::vm::scan::FoundComponent;
-use crate::vm::{folder, keyring, scan};
 use crate::work::convert::{
     self, Believed, CloneOptions, ClonePlan, Cloned, Converted, ConvertedFile, DecryptScope, Decryption, Encryption,
     FilePlan, Options, Plan, StoredAs, convert_file, plan_clone, plan_file,
@@ -127,20 +124,6 @@ impl<C: Conversion> Operation for ConvertVm<'_, C> {
             remember(folder, &providers);
         }
         Ok(plan)
-    }
-}
-
-/// Remembers the components of a VM folder as they were just made, so that an older copy of one is noticed when it is put back. Where
-/// a key is unavailable, the next process that opens the component does it.
-fn remember(folder: &Path, providers: &Providers) {
-    let Ok(found) = folder::open_dir(folder).and_then(|dir| scan::scan(&dir)) else { return };
-    let headers: Vec<&UnverifiedHeader> = found.iter().filter_map(FoundComponent::unverified).collect();
-    let keks = providers.fetch_all(headers.iter().flat_map(|header| header.claims().slots.key_ids().cloned()));
-    let memory = Memory::of(providers);
-    for header in headers {
-        if let Ok(there) = keyring::unlock(header, &keks).and_then(|dek| Point::of(header, &dek)) {
-            memory.meet(there);
-        }
     }
 }
 

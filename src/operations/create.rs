@@ -12,6 +12,7 @@ use crate::format::header::{Header, is_reserved};
 use crate::format::names::DiskNames;
 use crate::gate::{Object, Operation, Trail};
 use crate::key::ProviderName;
+use crate::operations::made::remember_by;
 use crate::operations::manifest::{Meaning, keeping_manifest};
 use crate::progress::OnProgress;
 use crate::provider::Providers;
@@ -136,6 +137,7 @@ impl Operation for CreateDisk<'_> {
         };
         let header = keeping_manifest(parent, &providers, Meaning::SameHome, on_progress, make)?;
         trail.event().uuid(header.uuid);
+        remember_by(parent, &providers, |_| [(key_id, Ok(kek))].into());
         Ok(header)
     }
 }
