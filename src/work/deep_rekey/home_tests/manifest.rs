@@ -44,9 +44,9 @@ impl Vm {
         fs::rename(&third, &other).unwrap();
     }
 
-    /// Stops it at each third point where it may be, and calls `between` then.
+    /// Stops it at each sixth point where it may be, and calls `between` then.
     fn rekey_in_pieces(&self, mut between: impl FnMut()) {
-        for patience in (1..).step_by(3) {
+        for patience in (1..).step_by(6) {
             let mut asked = 0;
             let rekeyed = self.rekey(&mut |progress| {
                 asked += u32::from(progress.total > 0);
