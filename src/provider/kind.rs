@@ -145,6 +145,8 @@ pub(super) const TPM_DEVICE: &str = "/dev/tpmrm0";
 pub enum Value {
     /// A text that this function accepts, or says what is wrong with.
     Text(fn(&str) -> std::result::Result<(), String>),
+    /// The same of letters in base64url, the first of which may be a hyphen.
+    Base64Url(fn(&str) -> std::result::Result<(), String>),
     /// Name of a file.
     File,
     /// Name of a file that holds a secret. The secret itself, given by mistake, is not repeated in a message.

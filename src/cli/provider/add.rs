@@ -87,7 +87,9 @@ impl FromArgMatches for AddCommand {
 
 fn values(given: &ArgMatches, argument: &Argument) -> Vec<OsString> {
     match argument.value {
-        Value::Text(_) => given.get_many::<String>(argument.name).into_iter().flatten().map(OsString::from).collect(),
+        Value::Text(_) | Value::Base64Url(_) => {
+            given.get_many::<String>(argument.name).into_iter().flatten().map(OsString::from).collect()
+        }
         Value::File | Value::SecretFile => {
             given.get_many::<PathBuf>(argument.name).into_iter().flatten().map(OsString::from).collect()
         }
@@ -117,7 +119,9 @@ fn subcommand(kind: &'static dyn ProviderKind) -> Command {
 
 fn option(argument: &'static Argument) -> Arg {
     let parser = match argument.value {
-        Value::Text(check) => ValueParser::from(move |text: &str| check(text).map(|()| text.to_owned())),
+        Value::Text(check) | Value::Base64Url(check) => {
+            ValueParser::from(move |text: &str| check(text).map(|()| text.to_owned()))
+        }
         Value::File | Value::SecretFile => value_parser!(PathBuf),
     };
     Arg::new(argument.name)
@@ -128,7 +132,7 @@ fn option(argument: &'static Argument) -> Arg {
         .value_parser(parser)
         .action(if argument.repeatable { ArgAction::Append } else { ArgAction::Set })
         // A secret in PEM begins with hyphens, and would else be taken for an option and quoted.
-        .allow_hyphen_values(matches!(argument.value, Value::SecretFile))
+        .allow_hyphen_values(matches!(argument.value, Value::SecretFile | Value::Base64Url(_)))
 }
 
 #[cfg(test)]
@@ -155,5 +159,26 @@ mod tests {
         {
             assert_eq!(given(refused), None, "{refused:?}");
         }
+    }
+
+    #[test]
+    fn letters_of_base64url_may_begin_with_a_hyphen() {
+        let taken = |value: Value| {
+            let argument: &'static Argument = Box::leak(Box::new(Argument {
+                name: "pin",
+                value_name: "HASH",
+                help: "",
+                value,
+                required: true,
+                repeatable: false,
+            }));
+            Command::new("add")
+                .no_binary_name(true)
+                .arg(option(argument))
+                .try_get_matches_from(["--pin", "-1X"])
+                .is_ok()
+        };
+        assert!(taken(Value::Base64Url(|_| Ok(()))));
+        assert!(!taken(Value::Text(|_| Ok(()))));
     }
 }

@@ -46,7 +46,7 @@ const USAGE: Usage = Usage {
             name: "pin",
             value_name: "HASH",
             help: "SHA-256 of the authority's public key, in base64url, as `vmcryptfs-authority status` has it",
-            value: Value::Text(|text| Pin::from_str(text).map(drop)),
+            value: Value::Base64Url(|text| Pin::from_str(text).map(drop)),
             required: true,
             repeatable: false,
         },
