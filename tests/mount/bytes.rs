@@ -296,6 +296,10 @@ fn boards_and_files_of_a_cluster_with_such_names_control_no_terminal() {
         "cluster admin list",
         "cluster sync",
         "cluster join --token-file t@",
+        "trust enrol --token-file t@",
+        "trust attest",
+        "trust status",
+        "trust predict s@ --running-uki t@ --uki t@",
     ] {
         assert!(!it.tried(words).is_empty(), "{words}");
     }
@@ -353,6 +357,7 @@ fn ids_labels_and_names_that_someone_chose_control_no_terminal() {
     it.tried("convert v@/f@.raw --to home-file");
     it.tried("provider seal local --share p@ --tpm t@");
     it.tried("provider backup local b@ --passphrase-file p@");
+    it.tried("provider rename local r@");
     it.tried("provider restore local b@ --passphrase-file p@");
     it.tried(&format!("provider retire local {key_id} --datastore v@"));
     fs::create_dir(it.path("m@")).unwrap();

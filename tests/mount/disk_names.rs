@@ -241,7 +241,10 @@ fn encrypt_goes_by_the_list_that_the_home_gets_or_has_and_check_says_what_looks_
         let of = |found: &&serde_json::Value| found["path"].as_str().unwrap().ends_with(name);
         found.as_array().unwrap().iter().find(of).map(|found| found["result"].as_str().unwrap().to_owned())
     };
-    assert!(advice("/hidden").unwrap().contains("looks like a disk (qcow2 image): `vmcryptfs convert`"), "{found}");
+    assert!(
+        advice("/hidden").unwrap().contains("looks like a disk (qcow2 image): `vmcryptfs convert FILE`"),
+        "{found}"
+    );
     assert!(advice("/a.raw").unwrap().contains("by its name"), "{found}");
     assert_eq!(advice("/root.snap1"), None);
 }

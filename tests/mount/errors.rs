@@ -334,11 +334,8 @@ fn messages_on_one_component_have_its_path() {
     host.refuses(&["erase", vm], 2, &format!("refusing to destroy {vm} without"));
     host.refuses(&["rekey", disk, "--old-generations"], 2, &format!("`vmcryptfs rekey --old-generations {vm}`"));
     std::fs::write(disk, "").unwrap();
-    host.refuses(
-        &["header", "repair", disk],
-        2,
-        &format!("{disk}: no header copy is left: `vmcryptfs header restore`"),
-    );
+    let advice = format!("{disk}: no header copy is left: `vmcryptfs header restore {disk} FILE`");
+    host.refuses(&["header", "repair", disk], 2, &advice);
     host.refuses(&["erase", disk, "--yes"], 8, &format!("{disk}: nothing to erase: no header copy is left"));
     let mount = host.mount("web01", &[]);
     let at = mount.root().display().to_string();

@@ -182,7 +182,7 @@ fn copies_of_a_vm_folder_are_named_and_each_has_its_own_keys() {
     assert!(copied.success());
     let words = "a and b are copies of one VM (UUID ";
     let (code, text) = check(&host, &[host.path("vms")]);
-    assert!(code == Some(0) && text.contains(words) && text.contains("`vmcryptfs clone`"), "{text}");
+    assert!(code == Some(0) && text.contains(words) && text.contains("`vmcryptfs clone FROM TO`"), "{text}");
     let mount = host.mount("vms", &["--require-unlocked"]);
     assert!(host.log().contains(words));
     let opens = |name: &str| File::open(mount.path(&format!("{name}/d.raw"))).is_ok();
