@@ -91,11 +91,8 @@ impl Erase {
         scan::each_file_once(&mut found);
         found.reverse(); // the home last: as long as it is there, the folder is known as a VM's
         if found.is_empty() {
-            let what = self.component.as_ref().map_or_else(|| "this".to_owned(), Component::to_string);
-            return Err(Error::new(
-                Kind::NotFound,
-                format!("{what} cannot be erased: no header copy is left that could hold a wrapped key"),
-            ));
+            let message = "nothing to erase: no header copy is left that could hold a wrapped key";
+            return Err(Error::new(Kind::NotFound, message));
         }
         let mut claimed = Vec::new();
         for component in &found {
