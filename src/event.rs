@@ -160,6 +160,8 @@ pub enum EventName {
     TrustEnrol,
     /// This host attested at a trust authority, or was refused.
     TrustAttest,
+    /// This host proposed to its trust authorities what it is going to measure.
+    TrustPropose,
     /// A key for an admin of a cluster was made.
     ClusterAdminKey,
     /// Admins of a cluster, or how many have to sign, were changed.
@@ -254,6 +256,7 @@ impl EventName {
             Self::AuthorityRelease => "authority-release",
             Self::TrustEnrol => "trust-enrol",
             Self::TrustAttest => "trust-attest",
+            Self::TrustPropose => "trust-propose",
             Self::ClusterAdminKey => "cluster-admin-key",
             Self::ClusterAdmins => "cluster-admins",
             Self::ClusterAcceptBoard => "cluster-accept-board",

@@ -1,13 +1,15 @@
 //! `vmcryptfs trust`: this host at trust authorities.
 
+use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use crate::cli::progress::perform;
 use crate::cli::{out, token};
 use crate::error::{Context, Error, Kind, Result};
 use crate::operations::cluster::kernel_name;
-use crate::operations::trust::{self, AttestHost, EnrolHost};
-use crate::provider::agent::trust::{BootPaths, TrustCall, TrustStatus};
+use crate::operations::trust::{self, AttestHost, EnrolHost, ProposeSet};
+use crate::provider::agent::trust::{BootPaths, Proposed, TrustCall, TrustStatus};
 use crate::text::Show;
 use clap::{Args, Subcommand};
 
@@ -24,6 +26,8 @@ pub(super) enum TrustCommand {
     Status(JsonArgs),
     /// Say what this host will measure when it boots another kernel
     Predict(PredictArgs),
+    /// Propose that to the authority, so that an administrator approves it before this host reboots
+    Propose(ProposeArgs),
 }
 
 /// Arguments of `trust enrol`.
@@ -88,12 +92,28 @@ pub(super) struct PredictArgs {
     output: JsonArgs,
 }
 
+/// Arguments of `trust propose`.
+#[derive(Args)]
+#[command(after_help = "Example:\n  vmcryptfs trust propose set.toml\n\n\
+    An administrator of the authority sees it by `vmcryptfs-authority policy list`, and approves it by `vmcryptfs-authority policy approve \
+    --proposal ID`. Until then it counts for nothing.")]
+pub(super) struct ProposeArgs {
+    /// The set that `trust predict` has printed; "-" is standard input
+    file: PathBuf,
+    #[command(flatten)]
+    output: JsonArgs,
+}
+
+/// Longest set that is read, in bytes; authorities take shorter ones.
+const MAX_SET: u64 = 1 << 20;
+
 pub(super) fn run(command: TrustCommand, config: &Path) -> Result<()> {
     match command {
         TrustCommand::Enrol(args) => enrol(args, config),
         TrustCommand::Attest(JsonArgs { json }) => show(&perform(AttestHost { config })?, json),
         TrustCommand::Status(JsonArgs { json }) => show(&trust::status(config)?, json),
         TrustCommand::Predict(args) => predict(args, config),
+        TrustCommand::Propose(args) => propose(&args, config),
     }
 }
 
@@ -179,6 +199,29 @@ fn predict(args: PredictArgs, config: &Path) -> Result<()> {
     }
     for (register, why) in &predicted.unpredicted {
         eprintln!("PCR {register} cannot be predicted: {why}");
+    }
+    Ok(())
+}
+
+fn propose(args: &ProposeArgs, config: &Path) -> Result<()> {
+    let reading = || format!("reading the set from {}", args.file.shown());
+    let mut set = String::new();
+    match args.file == Path::new("-") {
+        true => std::io::stdin().take(MAX_SET).read_to_string(&mut set),
+        false => File::open(&args.file).and_then(|file| file.take(MAX_SET).read_to_string(&mut set)),
+    }
+    .context(reading)?;
+    let proposed = perform(ProposeSet { set, config })?;
+    if args.output.json {
+        return out::json(&proposed);
+    }
+    for Proposed { authority, is_approved, name } in &proposed {
+        match is_approved {
+            true => println!("authority {authority} has approved it already, as set {name}"),
+            false => println!(
+                "proposal {name} waits at authority {authority}: `vmcryptfs-authority policy approve --proposal {name}` there approves it"
+            ),
+        }
     }
     Ok(())
 }

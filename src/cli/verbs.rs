@@ -96,6 +96,7 @@ const OPERATIONS: &[(&str, &[(EventName, &str)])] = &[
     ),
     ("trust enrol", &[(EventName::TrustEnrol, "trust enrol --token-file @/passphrase --name kvm1")]),
     ("trust attest", &[(EventName::TrustAttest, "trust attest")]),
+    ("trust propose", &[(EventName::TrustPropose, "trust propose @/passphrase")]),
     ("create", &[(EventName::Create, "create @/vms/new")]),
     ("create-disk", &[(EventName::CreateDisk, "create-disk @/vms/web01/new.raw --size 1M")]),
     ("disk-names", &[(EventName::DiskNames, "disk-names @/vms/web01 --add x*")]),

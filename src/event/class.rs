@@ -83,6 +83,7 @@ impl Class {
             | EventName::ClusterRemove
             | EventName::ClusterRotate
             | EventName::TrustEnrol
+            | EventName::TrustPropose
             | EventName::ClusterAdminKey
             | EventName::ClusterAdmins
             | EventName::ClusterAcceptBoard

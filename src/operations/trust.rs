@@ -9,7 +9,7 @@ use crate::event::EventName;
 use crate::gate::{Object, Operation, Trail};
 use crate::progress::OnProgress;
 use crate::provider::agent::client::AgentClient;
-use crate::provider::agent::trust::{Predicted, TrustAnswer, TrustCall, TrustStatus};
+use crate::provider::agent::trust::{Predicted, Proposed, TrustAnswer, TrustCall, TrustStatus};
 use crate::provider::agent::{Answer, Request};
 
 /// Has this host enrol at an authority.
@@ -62,6 +62,30 @@ impl Operation for AttestHost<'_> {
     }
 }
 
+/// Proposes a set to each authority that this host has enrolled at. It is no rule until an administrator approves it.
+pub struct ProposeSet<'a> {
+    /// The set, in TOML.
+    pub set: String,
+    /// Configuration file.
+    pub config: &'a Path,
+}
+
+impl Operation for ProposeSet<'_> {
+    const NAME: EventName = EventName::TrustPropose;
+    type Outcome = Vec<Proposed>;
+
+    fn object(&self) -> Object {
+        Object::Host
+    }
+
+    fn run(self, _: &mut Trail, _: OnProgress<'_>) -> Result<Vec<Proposed>> {
+        match ask(self.config, TrustCall::Propose { set: self.set })? {
+            TrustAnswer::Proposed { proposed } => Ok(proposed),
+            TrustAnswer::Authorities { .. } | TrustAnswer::Predicted(_) => Err(other_answer()),
+        }
+    }
+}
+
 /// The authorities that this host has enrolled at.
 ///
 /// # Errors
@@ -77,14 +101,14 @@ pub fn status(config: &Path) -> Result<Vec<TrustStatus>> {
 pub fn predict(config: &Path, call: TrustCall) -> Result<Predicted> {
     match ask(config, call)? {
         TrustAnswer::Predicted(predicted) => Ok(predicted),
-        TrustAnswer::Authorities { .. } => Err(other_answer()),
+        TrustAnswer::Authorities { .. } | TrustAnswer::Proposed { .. } => Err(other_answer()),
     }
 }
 
 fn authorities(config: &Path, call: TrustCall) -> Result<Vec<TrustStatus>> {
     match ask(config, call)? {
         TrustAnswer::Authorities { authorities } => Ok(authorities),
-        TrustAnswer::Predicted(_) => Err(other_answer()),
+        TrustAnswer::Predicted(_) | TrustAnswer::Proposed { .. } => Err(other_answer()),
     }
 }
 

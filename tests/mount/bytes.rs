@@ -299,6 +299,7 @@ fn boards_and_files_of_a_cluster_with_such_names_control_no_terminal() {
         "trust enrol --token-file t@",
         "trust attest",
         "trust status",
+        "trust propose s@",
         "trust predict s@ --running-uki t@ --uki t@",
     ] {
         assert!(!it.tried(words).is_empty(), "{words}");

@@ -8,6 +8,7 @@ mod enrolment;
 mod log;
 mod machine;
 mod pinned;
+mod propose;
 mod session;
 
 use std::collections::{BTreeMap, HashMap};
@@ -109,6 +110,9 @@ impl Trust {
             TrustCall::Status => self.known()?.iter().map(|known| self.status_of(known)).collect(),
             TrustCall::Predict { running, next, set } => {
                 return enrolment::predict(&self.machine, &running, &next, &set).map(TrustAnswer::Predicted);
+            }
+            TrustCall::Propose { set } => {
+                return self.propose(&set).map(|proposed| TrustAnswer::Proposed { proposed });
             }
         };
         Ok(TrustAnswer::Authorities { authorities })
@@ -265,13 +269,7 @@ impl Trust {
     }
 
     fn attest_at_all(&self) -> Result<Vec<TrustStatus>> {
-        let all = self.known()?;
-        if all.is_empty() {
-            return Err(Error::new(
-                Kind::NotFound,
-                "this host has not enrolled at an authority: `vmcryptfs trust enrol`",
-            ));
-        }
+        let all = self.known_anywhere()?;
         let mut done = Vec::new();
         for known in &all {
             self.forget(known.pin);
@@ -282,6 +280,16 @@ impl Trust {
             done.push(self.status_of(&known));
         }
         Ok(done)
+    }
+
+    /// Where this host has enrolled: at one authority at least.
+    fn known_anywhere(&self) -> Result<Vec<Enrolled>> {
+        let all = self.known()?;
+        if all.is_empty() {
+            let text = "this host has not enrolled at an authority: `vmcryptfs trust enrol`";
+            return Err(Error::new(Kind::NotFound, text));
+        }
+        Ok(all)
     }
 
     fn known(&self) -> Result<Vec<Enrolled>> {

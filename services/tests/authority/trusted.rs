@@ -307,6 +307,38 @@ fn a_refusal_says_the_rule_and_the_register() {
     assert!(status.contains("TROUBLE") && status.contains("PCR 7"), "{status}");
 }
 
+#[test]
+fn what_a_host_proposes_waits_until_it_is_approved_and_is_no_rule_before() {
+    let site = Site::enrolled();
+    let file = site.host.path("set.toml");
+    let digest = "ab".repeat(32);
+    let set =
+        format!("name = \"next\"\napproved = \"2026-11-30\"\n[[pcr]]\nnumber = 7\nmeasured = [\"sha256:{digest}\"]\n");
+    fs::write(file, &set).unwrap();
+    let propose = || serde_json::from_str::<Value>(&site.host.run(&["trust", "propose", file, "--json"])).unwrap();
+    let proposed = propose();
+    assert_eq!(proposed[0]["is_approved"], false, "{proposed}");
+    let id = proposed[0]["name"].as_str().unwrap();
+    assert!(site.host.run(&["trust", "propose", file]).contains(&format!("policy approve --proposal {id}`")), "{id}");
+    let policy = site.authority.json(&["policy", "list"]);
+    assert_eq!(
+        (policy["proposals"][0]["id"].as_str(), policy["sets"].as_array().unwrap().len()),
+        (Some(id), 0),
+        "{policy}"
+    );
+    site.host.run(&["trust", "attest"]);
+    fs::write(site.host.path("other.toml"), format!("keep = true\n{set}")).unwrap();
+    site.host.refuses(&["trust", "propose", site.host.path("other.toml")], 2, "keep");
+    site.authority.run(&["policy", "approve", "--proposal", id, "--level", "secureboot"]);
+    let policy = site.authority.json(&["policy", "list"]);
+    assert_eq!(
+        (policy["proposals"].as_array().unwrap().len(), &policy["sets"][0]["name"]),
+        (0, &"next".into()),
+        "{policy}"
+    );
+    site.host.refuses(&["trust", "propose", file], 4, "this host cannot attest"); // it has no log of that register
+}
+
 /// What firmware, loader and kernel of a guest have measured that was booted with Secure Boot.
 const BOOT: &[u8] = include_bytes!("../../../attest/tests/vectors/boots/secure-boot.log");
 

@@ -28,7 +28,12 @@ pub enum TrustCall {
         running: BootPaths,
         /// The other ones.
         next: BootPaths,
-        /// Name of the set that is proposed.
+        /// Name of the set that is made.
+        set: String,
+    },
+    /// What this host is going to measure is proposed at each authority; answered by [`TrustAnswer::Proposed`].
+    Propose {
+        /// A set for a policy, in TOML.
         set: String,
     },
 }
@@ -61,6 +66,11 @@ pub enum TrustAnswer {
     },
     /// What will be measured.
     Predicted(Predicted),
+    /// What became of a set.
+    Proposed {
+        /// At each authority.
+        proposed: Vec<Proposed>,
+    },
 }
 
 /// An authority, as this host knows it. Fields may be added.
@@ -112,4 +122,15 @@ pub struct Predicted {
     pub changes: Vec<u8>,
     /// Registers that cannot be predicted, and why.
     pub unpredicted: Vec<(u8, String)>,
+}
+
+/// What became of a set at an authority.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Proposed {
+    /// UUID of the authority.
+    pub authority: Uuid,
+    /// Whether the policy in force has it already; else it waits for an administrator.
+    pub is_approved: bool,
+    /// What the set, or the proposal, is called there.
+    pub name: String,
 }
