@@ -120,12 +120,12 @@ impl ApprovedSet {
         self.keep
     }
 
-    /// The same digests under another name, with another date and note.
+    /// The same digests under another name, with another date and note. One that stays when hosts have moved on still does.
     ///
     /// # Errors
     /// As for [`Self::new`].
     pub fn renamed(self, name: &str, approved: &str, note: Option<String>) -> Result<Self> {
-        Ok(Self { note, registers: self.registers, ..Self::new(name, approved)? })
+        Ok(Self { note, keep: self.keep, registers: self.registers, ..Self::new(name, approved)? })
     }
 
     /// Whether both match the same hosts. Words count for nothing.

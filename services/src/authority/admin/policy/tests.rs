@@ -60,6 +60,24 @@ fn tried(hosts: usize) -> f64 {
     seconds
 }
 
+const KEPT: &str = "name = \"rescue\"\napproved = \"2026-11-30\"\nkeep = true\n[[pcr]]\nnumber = 7\nmeasured = [\"sha256:\
+                    6e0d000000000000000000000000000000000000000000000000000000000082 the keys\"]\n";
+
+#[test]
+fn a_set_that_an_administrator_wants_to_keep_is_kept_once_it_is_approved() {
+    let rig = Rig::new();
+    let set = SetSource::Text { text: KEPT.into(), class: "kvm".into() };
+    let Answer::Proposal(Proposal { id: proposal, .. }) =
+        answer(&rig.authority, PolicyAsked::Propose { set, name: None }, 0).unwrap()
+    else {
+        panic!()
+    };
+    let set = SetSource::Proposal { proposal };
+    let approve = PolicyAsked::ApproveSet { set, name: None, level: Some("secureboot".into()) };
+    answer(&rig.authority, approve, 0).unwrap();
+    assert!(rig.authority.policies.current().unwrap().policy.sets()[0].keeps());
+}
+
 #[test]
 fn a_set_of_one_host_is_tried_on_what_others_sent() {
     tried(8);
