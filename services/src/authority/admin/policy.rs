@@ -151,9 +151,9 @@ fn in_force(
         event.reason(words(policy));
     }
     event.by(by).outcome(&approved);
-    let policy = approved?;
+    approved?;
     authority.retire_sets();
-    status(authority, &policy)
+    status(authority, &*authority.policies.current()?) // without what has just retired
 }
 
 fn wrong(error: vmcryptfs_attest::Error) -> Error {
@@ -184,12 +184,15 @@ fn with(
     policy.with_set_and_level(set, class, level).map_err(wrong)
 }
 
-/// Now, or the second after the last set was approved: which of two retires is decided by their dates.
+/// Now, or after the last date of a set, which somebody may have typed: which of two retires is decided by their dates, as texts.
 fn date_after(policy: &Policy) -> String {
     let now = today();
-    let last = policy.sets().iter().map(ApprovedSet::approved).max().filter(|last| *last >= now.as_str());
-    let last = last.filter(|last| last.len() == now.len()).and_then(Timestamp::parse);
-    let next = last.map(|last| Timestamp::from_secs(last.since_1970().as_secs() + 1));
+    let last = policy.sets().iter().map(ApprovedSet::approved).max();
+    let Some(last) = last.filter(|last| *last >= now.as_str()) else { return now };
+    if last.len() < now.len() {
+        return format!("{last}T00:00:00Z"); // a day is before each of its seconds
+    }
+    let next = Timestamp::parse(last).map(|last| Timestamp::from_secs(last.since_1970().as_secs() + 1));
     next.and_then(Timestamp::to_seconds).unwrap_or(now)
 }
 

@@ -78,6 +78,62 @@ fn a_set_that_an_administrator_wants_to_keep_is_kept_once_it_is_approved() {
     assert!(rig.authority.policies.current().unwrap().policy.sets()[0].keeps());
 }
 
+/// A policy whose hosts measure what `set` says, approved on these days.
+fn with_sets(sets: &[(&str, &str)]) -> PolicyAsked {
+    let names: Vec<String> = sets.iter().map(|(name, _)| format!("{name:?}")).collect();
+    let mut text = format!(
+        "format = 1\nname = \"kvm\"\nbank = \"sha256\"\n[[class]]\nname = \"kvm\"\nhosts = [\"kvm*\"]\nlevel = \"secureboot\"\n\
+         sets = [{}]\n",
+        names.join(", ")
+    );
+    for (number, (name, approved)) in sets.iter().enumerate() {
+        let digest = format!("sha256:{number:064x}");
+        text.push_str(&format!(
+            "[[set]]\nname = {name:?}\napproved = {approved:?}\n[[set.pcr]]\nnumber = 7\nmeasured = [{digest:?}]\n"
+        ));
+    }
+    PolicyAsked::Approve { text }
+}
+
+/// The names of the sets that an answer says are in force, which they must be.
+fn in_force_by(rig: &Rig, asked: PolicyAsked) -> Vec<String> {
+    let Answer::Policy(status) = answer(&rig.authority, asked, 0).unwrap() else { panic!() };
+    let current = rig.authority.policies.current().unwrap();
+    let sets: Vec<String> = current.policy.sets().iter().map(|set| set.name().to_owned()).collect();
+    assert_eq!(status.sets.into_iter().map(|set| set.name).collect::<Vec<_>>(), sets);
+    sets
+}
+
+fn matches(rig: &Rig, set: &str) {
+    let (values, call) = boot!("secure-boot");
+    let sets = [set.to_owned()];
+    rig.authority.evidence.accepted(rig.host, ("secureboot", "kvm@1", &sets), (&values, &call)).unwrap();
+}
+
+#[test]
+fn a_set_that_is_approved_is_newer_than_one_whose_date_somebody_has_typed() {
+    for typed in ["9998-12-31", "9998-12-31T10:00:00Z"] {
+        let rig = Rig::new();
+        answer(&rig.authority, with_sets(&[("present", typed)]), 0).unwrap();
+        matches(&rig, "present");
+        let next = |name: &str| PolicyAsked::ApproveSet {
+            set: SetSource::Text { text: KEPT.replace("keep = true\n", ""), class: "kvm".into() },
+            name: Some(name.into()),
+            level: None,
+        };
+        assert_eq!(in_force_by(&rig, next("next")), ["present", "next"], "{typed}");
+        assert_eq!(in_force_by(&rig, next("last")), ["present", "next", "last"], "{typed}");
+    }
+}
+
+#[test]
+fn what_retires_when_a_policy_is_approved_is_not_said_to_be_in_force() {
+    let rig = Rig::new();
+    matches(&rig, "new");
+    let policy = with_sets(&[("old", "2026-11-01"), ("new", "2026-11-02")]);
+    assert_eq!(in_force_by(&rig, policy), ["new"]);
+}
+
 #[test]
 fn a_set_of_one_host_is_tried_on_what_others_sent() {
     tried(8);
