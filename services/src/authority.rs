@@ -133,20 +133,21 @@ impl Authority {
         self.trial.lock().insert((Instant::now(), trouble)).1.clone()
     }
 
-    /// Whether hosts get keys, for all who ask.
+    /// Whether hosts get keys, for all who ask. Where the top-level key is, and why there is none, is not for them.
     fn health(&self) -> Health {
+        let words = |_| "the top-level key cannot be used: `vmcryptfs-authority status` says why".to_owned();
+        let lacks = self.lacks(self.trouble_with_top_key().map(words)).collect();
+        Health { authority: self.own.settings.uuid, version: env!("CARGO_PKG_VERSION").to_owned(), lacks }
+    }
+
+    fn lacks(&self, top_key: Option<String>) -> impl Iterator<Item = String> {
         let without_policy = self.policies.current().err().map(|error| error.chain());
-        let lacks = [self.trouble_with_top_key(), without_policy, self.log.trouble()];
-        Health {
-            authority: self.own.settings.uuid,
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            lacks: lacks.into_iter().flatten().collect(),
-        }
+        [top_key, without_policy, self.log.trouble()].into_iter().flatten()
     }
 
     /// What an administrator has to do: what its health lacks, and what keeps new hosts out.
     fn to_do(&self) -> Vec<String> {
-        self.health().lacks.into_iter().chain(self.own.trouble_with_endorsement()).collect()
+        self.lacks(self.trouble_with_top_key()).chain(self.own.trouble_with_endorsement()).collect()
     }
 }
 

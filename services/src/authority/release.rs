@@ -9,6 +9,7 @@ use vmcryptfs::crypto::wrap::LocalKek;
 use vmcryptfs::error::{Context, Error, Kind, Result};
 use vmcryptfs::event::{Event, EventName};
 use vmcryptfs::key::{KeyId, ProviderName};
+use vmcryptfs::provider::agent::Fault;
 use vmcryptfs::provider::{ExportedKek, KeyProvider, NewKey};
 
 use super::entry::{What, key_digest};
@@ -136,14 +137,12 @@ impl Release<'_> {
         let entries = there.map(|(number, (id, _))| entry(number, key_digest(id.id())).now());
         self.log.append(&entries.collect::<Result<Vec<_>>>()?)?;
         host.check(self.standing)?; // an administrator may have removed it since
-        let keys = keys
-            .into_iter()
-            .map(|(id, key)| key.and_then(|(id, kek)| self.seal(host, request, &id, &kek)).or_else(|e| refuse(id, &e)))
-            .collect::<Result<Vec<_>>>()?;
-        for key in &keys {
-            record(host, key);
-        }
-        Ok(ReleasedKeys { keys })
+        let seal = |(key_id, key): Wanted| {
+            let sealed = key.and_then(|(id, kek)| self.seal(host, request, &id, &kek));
+            record(host, &sealed);
+            sealed.unwrap_or_else(|error| ReleasedKey::Refused { key_id, error: Refusal::of(&error, words(&error)) })
+        };
+        Ok(ReleasedKeys { keys: keys.into_iter().map(seal).collect() })
     }
 
     fn seal(&self, host: &Admitted, request: Uuid, id: &KeyId, kek: &LocalKek) -> Result<ReleasedKey> {
@@ -154,18 +153,30 @@ impl Release<'_> {
     }
 }
 
-fn refuse(key_id: Option<String>, error: &Error) -> Result<ReleasedKey> {
-    Ok(ReleasedKey::Refused { key_id, error: Refusal::of(error, error.chain()) })
+/// What a host is told of a key that it does not get. Where the key servers are, and what each of them said, is for the authority's own events.
+fn words(error: &Error) -> String {
+    let why = match (Fault::of(error), error.kind()) {
+        (Some(Fault::Missing), _) => "the authority's key server does not have it",
+        (Some(Fault::Denied), _) => "the authority's key server does not give it out",
+        (Some(Fault::Destroyed), _) => "it was destroyed at the authority's key server",
+        (Some(Fault::Server | Fault::Authority | Fault::Unattested), _) => {
+            "the authority's key server gives no answer that helps"
+        }
+        (None, Kind::Io | Kind::ReadOnly) => return "the authority failed at this, and its events say why".to_owned(),
+        (None, _) => return error.chain(),
+    };
+    vmcryptfs::text::one_line(&format!("{error}: {why}")).into_owned()
 }
 
-fn record(host: &Admitted, key: &ReleasedKey) {
+fn record(host: &Admitted, key: &Result<ReleasedKey>) {
     let mut event = Event::of(EventName::AuthorityRelease);
     event.uuid(host.host());
     match key {
-        ReleasedKey::Key { key_id, .. } => {
+        Ok(ReleasedKey::Key { key_id, .. }) => {
             event.reason(format!("host {}, key {}", host.name(), key_digest(key_id))).done();
         }
-        ReleasedKey::Refused { error, .. } => record_refusal(&event, &Error::new(error.kind, error.message.clone())),
+        Ok(ReleasedKey::Refused { .. }) => {} // what is sealed is a key
+        Err(error) => record_refusal(&event, error),
     }
 }
 

@@ -5,6 +5,7 @@ use vmcryptfs::crypto::hpke::{SealKey, Sealed};
 use vmcryptfs::crypto::sign::SigningKey;
 use vmcryptfs::provider::kinds::native::NativeProvider;
 use vmcryptfs::provider::primary_key::PrimaryKey;
+use vmcryptfs::provider::{Failure, Trouble};
 
 use super::*;
 use crate::authority::clock::Clock;
@@ -172,6 +173,51 @@ fn a_host_that_is_removed_during_its_call_gets_nothing() {
     let slow = Slow { provider, hosts: Arc::clone(&rig.hosts), host: rig.host };
     let rig = Rig { top: TopKey::new(name, Arc::new(slow)), ..rig };
     assert_eq!(rig.make(Uuid::nil(), &["web01"]).unwrap_err().kind(), Kind::Denied);
+}
+
+/// A key server that does not answer.
+struct Down;
+
+impl Down {
+    fn error() -> Error {
+        let failure = Failure::new(Trouble::Unreachable, "10.9.8.7:5696: connection refused");
+        Error::with_source(Kind::KeyUnavailable, "key top/1 is unavailable", failure)
+    }
+}
+
+impl KeyProvider for Down {
+    fn create_key(&self, _purpose: &NewKey) -> Result<(KeyId, Arc<dyn vmcryptfs::key::Kek>)> {
+        Err(Self::error())
+    }
+
+    fn fetch_key(&self, _key_id: &KeyId) -> Result<Arc<dyn vmcryptfs::key::Kek>> {
+        Err(Self::error())
+    }
+
+    fn export_key(&self, _key_id: &KeyId) -> Result<ExportedKek> {
+        Err(Self::error())
+    }
+
+    fn create_exported(&self, _request: Uuid, _purpose: &NewKey) -> Result<(KeyId, LocalKek)> {
+        Err(Self::error())
+    }
+}
+
+#[test]
+fn where_key_servers_are_is_told_to_administrators_only() {
+    let top = || TopKey::new(ProviderName::new("top").unwrap(), Arc::new(Down));
+    let rig = Rig { top: top(), ..Rig::new() };
+    let refused = [rig.make(Uuid::nil(), &["web01"]).unwrap(), rig.unwrap(Uuid::nil(), &["1".into()]).unwrap()];
+    for keys in refused {
+        let [ReleasedKey::Refused { error, .. }] = keys.keys.as_slice() else { panic!("{keys:?}") };
+        assert_eq!((error.kind, error.fault), (Kind::KeyUnavailable, Some(vmcryptfs::provider::agent::Fault::Server)));
+        assert!(error.message.contains("top/1") && !error.message.contains("10.9.8.7"), "{}", error.message);
+    }
+    let mut rig = crate::authority::rig::Rig::new();
+    rig.authority.top = top();
+    let [lack] = rig.authority.health().lacks.try_into().unwrap();
+    assert!(lack.contains("top-level key") && !lack.contains("10.9.8.7"), "{lack}");
+    assert!(rig.authority.to_do()[0].contains("10.9.8.7"), "{:?}", rig.authority.to_do());
 }
 
 #[test]
