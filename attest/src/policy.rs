@@ -168,10 +168,10 @@ impl Policy {
             .iter()
             .try_for_each(|register| set::check_register(*register).map_err(|error| error.within(*register)))?;
         for group in class.level.demanded() {
-            let named = |register: &u8| self.sets_of(class).any(|set| set.register(*register).is_some());
-            if !group.iter().any(named) {
+            if !self.sets_of(class).any(|set| set.has_one_of(group)) {
+                let digests = if group.len() > 1 { "digests of " } else { "" };
                 return Err(invalid(format!(
-                    "none of its sets has {}, which level \"{}\" demands",
+                    "none of its sets has {digests}{}, which level \"{}\" demands",
                     level::registers(group),
                     class.level
                 )));

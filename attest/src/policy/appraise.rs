@@ -107,11 +107,10 @@ impl Policy {
             }
         }
         for group in class.level.demanded() {
-            let has_one = |set: &ApprovedSet| group.iter().any(|number| set.register(*number).is_some());
-            if matching.iter().any(|set| has_one(set)) {
+            if matching.iter().any(|set| set.has_one_of(group)) {
                 continue;
             }
-            let candidates = misses.iter().filter(|miss| has_one(miss.set));
+            let candidates = misses.iter().filter(|miss| miss.set.has_one_of(group));
             let refusal = match candidates.max_by_key(|miss| miss.matched) {
                 Some(nearest) => unapproved(host, nearest),
                 None => {

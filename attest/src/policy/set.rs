@@ -146,6 +146,13 @@ impl ApprovedSet {
         self.registers.iter().find(|it| it.register.number() == number)
     }
 
+    /// Whether it says what was measured into one of these registers ([`Level::demanded`](super::Level::demanded)). Where several would do,
+    /// a loader leaves those empty that it does not use: that one of them is empty says nothing of what was booted.
+    pub(super) fn has_one_of(&self, group: &[u8]) -> bool {
+        let says = |register: &ApprovedRegister| group.len() == 1 || !register.measured.is_empty();
+        group.iter().any(|number| self.register(*number).is_some_and(says))
+    }
+
     /// Refuses a set that no policy of this bank can have.
     ///
     /// # Errors

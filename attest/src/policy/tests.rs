@@ -119,6 +119,25 @@ fn what_the_command_of_a_refusal_approves_lets_the_host_in() {
     assert_eq!(approved.appraise("kvm-3", &replayed).unwrap().sets(), ["next"]);
 }
 
+/// Its command line and its initrd are in PCR 9; in PCR 11, which only an image measures, any kernel has nothing.
+#[test]
+fn a_register_that_the_loader_leaves_empty_does_not_make_a_boot_measured() {
+    let replayed = DIRECT_KERNEL.replayed(QUOTED);
+    assert!(replayed.events(pcr(11)).unwrap().is_empty());
+    let text = CLASS.replace("LEVEL", "identity").replace("sets = [\"base\"]", "learn = [4, 7, 9, 11, 12]");
+    let policy = Policy::parse(&text).unwrap();
+    let measured = |registers: &str| {
+        let set = ApprovedSet::of_host("next", "2026-12-01", &replayed, registers.parse().unwrap()).unwrap();
+        policy.with_set_and_level(set, "compute", Some(Level::Measured))
+    };
+    let refused = measured("sha256:4,7,11,12").unwrap_err().to_string();
+    assert!(
+        refused.contains("none of its sets has digests of PCR 11 or PCR 9, which level \"measured\" demands"),
+        "{refused}"
+    );
+    measured("sha256:4,7,9,11,12").unwrap();
+}
+
 #[test]
 fn a_class_learns_registers_that_it_does_not_demand() {
     let text = CLASS.replace("LEVEL", "identity").replace("sets = [\"base\"]", "learn = [4, 7, 11, 12]");
