@@ -119,9 +119,7 @@ impl Proposals {
     /// # Errors
     /// `NotFound`.
     pub(super) fn get(&self, id: &str) -> Result<Proposal> {
-        let unknown =
-            || Error::new(Kind::NotFound, format!("no proposal {id:?} waits: `policy list` names those that do"));
-        self.waiting.lock().get(id).cloned().ok_or_else(unknown)
+        self.waiting.lock().get(id).cloned().ok_or_else(|| unknown(id))
     }
 
     /// Keeps a proposal, once `before` has succeeded. One of the same digests takes its hosts instead. Returns whether anything is new.
@@ -169,10 +167,17 @@ impl Proposals {
     /// # Errors
     /// `NotFound`, `Io`.
     pub(super) fn remove(&self, id: &str) -> Result<Proposal> {
-        let found = self.get(id)?;
+        // Until both are done: a host that joins it in between would write the file again.
+        let mut waiting = self.waiting.lock();
+        let found = waiting.get(id).cloned().ok_or_else(|| unknown(id))?;
         let path = self.path(id);
-        fs::remove_file(&path).context(|| format!("removing {}", path.shown()))?;
-        self.waiting.lock().remove(id);
+        let removed = match fs::remove_file(&path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+            removed => removed,
+        };
+        let removed = removed.and_then(|()| private_file::sync_folder(&self.folder));
+        removed.context(|| format!("removing {}", path.shown()))?;
+        waiting.remove(id);
         Ok(found)
     }
 
@@ -185,6 +190,10 @@ impl Proposals {
     fn path(&self, id: &str) -> PathBuf {
         self.folder.join(id).with_extension(KIND)
     }
+}
+
+fn unknown(id: &str) -> Error {
+    Error::new(Kind::NotFound, format!("no proposal {id:?} waits: `policy list` names those that do"))
 }
 
 /// Two proposals have one name if they approve the same for the same class: words, dates and names of sets count for nothing.

@@ -56,6 +56,36 @@ fn one_host_fills_a_small_part_and_all_hosts_a_bounded_one() {
     assert!(add(&proposals, proposal("b", 1001)).unwrap(), "one that is there takes other hosts");
 }
 
+#[test]
+fn a_proposal_that_has_ended_does_not_come_back_by_hosts_that_join_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let proposals = Proposals::load(dir.path().to_path_buf()).unwrap();
+    let first = proposal("kvm0", 1);
+    for _ in 0..10 {
+        add(&proposals, first.clone()).unwrap();
+        std::thread::scope(|scope| {
+            let hosts = scope.spawn(|| {
+                let ended = (1..MAX_NAMED).find(|number| {
+                    add(&proposals, proposal(&format!("kvm{number}"), 1)).unwrap();
+                    !proposals.list().iter().any(|waiting| waiting.hosts.contains(&"kvm0".to_owned()))
+                });
+                ended.unwrap_or_default()
+            });
+            std::thread::yield_now();
+            proposals.remove(&first.id).unwrap();
+            hosts.join().unwrap();
+        });
+        let there = Proposals::load(dir.path().to_path_buf()).unwrap().list();
+        assert_eq!(there.len(), proposals.list().len(), "{there:?}");
+        proposals.remove(&first.id).ok(); // hosts that came afterwards have made it anew
+    }
+    // Nor does one stay whose file somebody has removed.
+    add(&proposals, first.clone()).unwrap();
+    fs::remove_file(dir.path().join(format!("{}.json", first.id))).unwrap();
+    proposals.remove(&first.id).unwrap();
+    assert!(proposals.list().is_empty());
+}
+
 /// What a host may send must not keep the authority from starting again.
 #[test]
 fn the_longest_proposal_can_be_read_again() {
