@@ -200,7 +200,8 @@ impl Authority {
         if admission.replaces.is_some() {
             self.hosts.replace(&record, |former| {
                 let former_ek = former.ek.clone();
-                logged(What::Replaced { host: uuid, name, ek, ak_name, former_ek, state: state_word, token })
+                logged(What::Replaced { host: uuid, name, ek, ak_name, former_ek, state: state_word, token })?;
+                self.evidence.forget_sent(uuid)
             })?;
         } else {
             let entry = What::Enrolled { host: uuid, name, ek, ak_name, state: state_word, token };

@@ -176,6 +176,19 @@ impl EvidenceStore {
         read.context(|| format!("reading {}", path.shown()))
     }
 
+    /// Forgets what a host sent by a TPM that it no longer has. The sets that it matched count until it attests again.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub(super) fn forget_sent(&self, host: Uuid) -> Result<()> {
+        let _keeping = self.keep(host);
+        let Some(known) = self.known.lock().get(&host).cloned() else { return Ok(()) };
+        if let Some(before) = known.note.filter(|note| note.refused.is_some()) {
+            self.write_note(host, Some(&before), Note { refused: None, ..before.clone() })?;
+        }
+        [0, 1].into_iter().try_for_each(|which| self.forget(host, which))
+    }
+
     /// A host may attest several times at once, and the files that are replaced have one name.
     fn keep(&self, host: Uuid) -> parking_lot::MutexGuard<'_, ()> {
         let [.., last] = *host.as_bytes();

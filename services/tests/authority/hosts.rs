@@ -132,6 +132,9 @@ fn a_host_goes_on_with_another_tpm_and_the_one_before_is_void() {
     denied(unwrap(&authority, &attested.token, &id), "is void");
     denied(new.challenge(&authority), "is pending");
     authority.run(&["host", "approve", "kvm1"]);
+    let file = authority.write("same.toml", &policy("kvm*"));
+    let tried = authority.json(&["policy", "test", file.to_str().unwrap()]);
+    assert_eq!(tried["unknown"][0], "kvm1", "what the TPM of before has sent says nothing of it: {tried}");
     let challenge = new.challenge(&authority).unwrap();
     let of_old = call::<AttestedHost>(&authority, "/v1/attest", &old.quoted(&challenge, old.authority));
     denied(of_old, "not one of this key");

@@ -45,6 +45,26 @@ fn what_a_host_sent_last_comes_back_and_what_it_matched() {
 }
 
 #[test]
+fn what_another_tpm_of_a_host_sent_is_forgotten_but_not_the_sets_that_it_matched() {
+    let dir = tempfile::tempdir().unwrap();
+    let (host, new) = (Uuid::from_u128(1), Uuid::from_u128(2));
+    let store = EvidenceStore::load(dir.path().to_path_buf()).unwrap();
+    let (values, call) = sent(b"one");
+    let sets = ["old".to_owned()];
+    store.accepted(host, ("measured", "kvm@1", &sets), (&values, &call)).unwrap();
+    store.refused(host, ("another kernel", None), (&values, &call)).unwrap();
+    store.forget_sent(host).unwrap();
+    store.forget_sent(new).unwrap();
+    for store in [&store, &EvidenceStore::load(dir.path().to_path_buf()).unwrap()] {
+        assert!(store.newest(host).unwrap().is_none());
+        assert_eq!((store.note(host).refused, store.sets_of(host)), (None, Some(sets.to_vec())));
+        assert_eq!(store.sets_of(new), Some(Vec::new()));
+    }
+    store.accepted(host, ("measured", "kvm@1", &sets), (&values, &call)).unwrap();
+    assert!(store.newest(host).unwrap().is_some());
+}
+
+#[test]
 fn evidence_without_a_note_is_of_a_host_that_may_match_any_set() {
     let dir = tempfile::tempdir().unwrap();
     let host = Uuid::from_u128(1);
