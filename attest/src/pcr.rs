@@ -304,6 +304,9 @@ impl FromStr for PcrSelection {
     }
 }
 
+/// Hexadecimal digits of the name of values: too many for two boots to be made that have one name.
+const NAME_LEN: usize = 40;
+
 /// The values of some registers of one bank. Nothing says where they come from: those of a quote are
 /// in what its check returns.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -350,6 +353,15 @@ impl PcrValues {
     /// All of them in ascending order.
     pub fn iter(&self) -> impl Iterator<Item = (PcrIndex, &Digest)> {
         self.selection.iter().zip(&self.values)
+    }
+
+    /// What people call the values of some of these registers: the beginning of the SHA-256 digest of them, one after the other.
+    pub fn name_of(&self, registers: PcrSelection) -> String {
+        let values = self.iter().filter(|(register, _)| registers.contains(*register));
+        let values: Vec<&[u8]> = values.map(|(_, value)| value.as_bytes()).collect();
+        let mut name = HEXLOWER.encode(Digest::of(HashAlgorithm::Sha256, &values).as_bytes());
+        name.truncate(NAME_LEN);
+        name
     }
 
     /// The digest that a quote has of them: of all values, one after the other.

@@ -2,8 +2,8 @@
 
 use super::refusal::AlsoDiffers;
 use super::set::Differs;
-use super::{ApprovedSet, Class, Found, Level, Nearest, Policy, Refusal, Rule, level, rules};
-use crate::pcr::{PcrIndex, PcrValues};
+use super::{ApprovedRegister, ApprovedSet, Class, Found, Level, Nearest, Policy, Refusal, Rule, level, rules};
+use crate::pcr::{PcrIndex, PcrSelection, PcrValues};
 use crate::replay::Replayed;
 
 /// The proof that a host satisfies a policy. Only [`Policy::appraise`] makes one.
@@ -112,7 +112,7 @@ impl Policy {
             }
             let candidates = misses.iter().filter(|miss| miss.set.has_one_of(group));
             let refusal = match candidates.max_by_key(|miss| miss.matched) {
-                Some(nearest) => unapproved(host, nearest),
+                Some(nearest) => unapproved(host, nearest, replayed.values()),
                 None => {
                     let reason = format!("no approved set has {}", level::registers(group));
                     Refusal::new(host, Rule::ApprovedSets, reason)
@@ -158,7 +158,7 @@ fn miss<'a>(set: &'a ApprovedSet, replayed: &'a Replayed) -> Option<Miss<'a>> {
     found
 }
 
-fn unapproved(host: &str, miss: &Miss<'_>) -> Refusal {
+fn unapproved(host: &str, miss: &Miss<'_>, values: &PcrValues) -> Refusal {
     let (register, differs) = miss.first;
     let reason = match (differs.found, differs.wanted) {
         (Some(_), Some(_)) => "an event is not the approved one",
@@ -174,17 +174,17 @@ fn unapproved(host: &str, miss: &Miss<'_>) -> Refusal {
         event: differs.found.map(Found::of),
         nearest: Some(Nearest::of(miss.set.name(), differs.matched, differs.wanted)),
         also: miss.others.iter().map(also).collect(),
-        command: command(host, miss.set),
+        command: command(host, miss.set, values),
         ..Refusal::new(host, Rule::ApprovedSets, reason)
     }
 }
 
-/// The command that approves what a host has measured in the registers of a set, all of them: a set matches as a whole. A name that a shell
-/// would read otherwise gets none.
-fn command(host: &str, nearest: &ApprovedSet) -> Option<String> {
+/// The command that approves what a host has measured in the registers of a set, all of them: a set matches as a whole. It names these values:
+/// when it is typed, the host may have sent others. A name of a host that a shell would read otherwise gets no command.
+fn command(host: &str, nearest: &ApprovedSet, values: &PcrValues) -> Option<String> {
     super::check_name("the host", host).ok().filter(|()| !host.starts_with('-'))?;
-    let mut numbers: Vec<u8> = nearest.registers().iter().map(|it| it.register().number()).collect();
-    numbers.sort_unstable();
-    let numbers: Vec<String> = numbers.iter().map(ToString::to_string).collect();
-    Some(format!("vmcryptfs-authority policy approve {host} --pcr {}", numbers.join(",")))
+    let registers = PcrSelection::new(values.bank(), nearest.registers().iter().map(ApprovedRegister::register));
+    let numbers: Vec<String> = registers.iter().map(|register| register.number().to_string()).collect();
+    let measured = values.name_of(registers);
+    Some(format!("vmcryptfs-authority policy approve {host} --measured {measured} --pcr {}", numbers.join(",")))
 }

@@ -55,10 +55,11 @@ fn another_kernel_is_refused_by_its_event() {
              EV_EFI_BOOT_SERVICES_APPLICATION \"\\EFI\\BOOT\\BOOTX64.EFI\" (as the log says), {}. The nearest approved set \
              is \"base\"; it has EV_EFI_BOOT_SERVICES_APPLICATION \"\\EFI\\BOOT\\BOOTX64.EFI\", as the log says, {}, in this \
              place. PCR 11 differs as well, from event 25 of the firmware's log on: EV_IPL \".linux\" (as the log says), {}. \
-             To approve what was measured: vmcryptfs-authority policy approve kvm-3 --pcr 4,7,11,12",
+             To approve what was measured: vmcryptfs-authority policy approve kvm-3 --measured {} --pcr 4,7,11,12",
             event.digest,
             nearest.digest.unwrap(),
             refusal.also[0].event.as_ref().unwrap().digest,
+            OTHER_KERNEL.values(QUOTED).name_of("sha256:4,7,11,12".parse().unwrap()),
         )
     );
 }
@@ -104,7 +105,12 @@ fn a_refusal_has_fields_for_programs() {
     assert!(json["event"]["digest"].as_str().unwrap().starts_with("sha256:"));
     assert_eq!((&json["event"]["log"], &json["nearest"]["set"]), (&"firmware".into(), &"base".into()));
     assert_eq!(json["also"][0]["register"], 11);
-    assert_eq!(json["command"], "vmcryptfs-authority policy approve kvm-3 --pcr 0,2,4,7,9,11,12");
+    let measured = OTHER_KERNEL.values(QUOTED).digest(HashAlgorithm::Sha256).to_string();
+    let command = format!(
+        "vmcryptfs-authority policy approve kvm-3 --measured {} --pcr 0,2,4,7,9,11,12",
+        &measured["sha256:".len()..][..40]
+    );
+    assert_eq!(json["command"], command.as_str());
 }
 
 /// A set of the registers that differ alone would leave the level without the others: no set has all of them then.

@@ -172,7 +172,7 @@ fn mutated_tokens_admit_nobody_and_other_texts_are_read_or_refused() {
 
 fn messages() -> Vec<Vec<u8>> {
     let set = || SetSource::Text { text: SET.into(), class: "kvm".into() };
-    let host = SetSource::Host { host: "kvm1".into(), registers: Some(vec![4, 7]) };
+    let host = SetSource::Host { host: "kvm1".into(), registers: Some(vec![4, 7]), measured: None };
     let asked = [
         PolicyAsked::Approve { text: POLICY.into() },
         PolicyAsked::TestSet { set: set(), level: Some("secureboot".into()) },

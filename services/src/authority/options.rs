@@ -138,6 +138,9 @@ pub(super) struct ApproveArgs {
     /// Registers of the host; all that it was quoted if not given
     #[arg(long = "pcr", value_name = "N", value_delimiter = ',')]
     pub(super) pcrs: Option<Vec<u8>>,
+    /// What the host measured there, as its refusal names it: refused if it has sent something else since
+    #[arg(long, value_name = "ID", requires = "pcrs")]
+    pub(super) measured: Option<String>,
     /// Name of the set
     #[arg(long, value_name = "NAME")]
     pub(super) name: Option<String>,

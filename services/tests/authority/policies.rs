@@ -103,7 +103,10 @@ fn a_kernel_is_learned_the_next_one_is_proposed_refused_and_approved_and_the_old
     assert!(reason.ends_with(&format!("To approve what was measured: {command}")), "{reason}");
     assert!(authority.run(&["policy", "explain", "kvm1"]).contains(command));
     let args: Vec<&str> = command.strip_prefix("vmcryptfs-authority ").unwrap().split(' ').collect();
-    assert_eq!(args, ["policy", "approve", "kvm1", "--pcr", "4,7,11,12"]);
+    assert_eq!(
+        (&args[..4], &args[5..]),
+        (&["policy", "approve", "kvm1", "--measured"][..], &["--pcr", "4,7,11,12"][..])
+    );
     let missing = authority.try_run(&["policy", "approve", "kvm1", "--pcr", "0"]);
     assert!(String::from_utf8_lossy(&missing.stderr).contains("without PCR 0"), "{missing:?}");
 
@@ -118,7 +121,12 @@ fn a_kernel_is_learned_the_next_one_is_proposed_refused_and_approved_and_the_old
     new_key(&authority, &second.token, Uuid::nil()).unwrap();
     host.boot(Boot::of("kernel 3"));
     attest(&authority, &host).unwrap_err();
-    authority.run(&args);
+    // What was said of kernel 2 approves nothing that the host has booted since.
+    let stale = authority.try_run(&args);
+    assert!(String::from_utf8_lossy(&stale.stderr).contains("has sent something else since"), "{stale:?}");
+    let explained = authority.json(&["policy", "explain", "kvm1"]);
+    let command = explained["refused"]["explained"]["command"].as_str().unwrap();
+    authority.run(&command.split(' ').skip(1).collect::<Vec<_>>());
     let third = attest(&authority, &host).unwrap();
     host.boot(Boot::of("kernel 3"));
     attest(&authority, &host).unwrap();

@@ -35,8 +35,8 @@ pub(in crate::authority) enum PolicyAsked {
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(tag = "from", rename_all = "kebab-case")]
 pub(in crate::authority) enum SetSource {
-    /// What a host sent last.
-    Host { host: String, registers: Option<Vec<u8>> },
+    /// What a host sent last; if `measured` is given, only if the values of these registers have that name.
+    Host { host: String, registers: Option<Vec<u8>>, measured: Option<String> },
     /// A proposal.
     Proposal { proposal: String },
     /// TOML, for a class.
@@ -261,7 +261,9 @@ fn propose(authority: &Authority, from: &SetSource, name: Option<String>, by: u3
 /// A set from where it is, and the class that it is for.
 fn taken(authority: &Authority, policy: &Policy, from: &SetSource) -> Result<(String, ApprovedSet)> {
     match from {
-        SetSource::Host { host, registers } => measured_by(authority, policy, host, registers.as_deref()),
+        SetSource::Host { host, registers, measured } => {
+            measured_by(authority, policy, host, (registers.as_deref(), measured.as_deref()))
+        }
         SetSource::Proposal { proposal } => {
             let proposal = authority.proposals.get(proposal)?;
             let set = proposal.read_set()?;
@@ -280,7 +282,7 @@ fn measured_by(
     authority: &Authority,
     policy: &Policy,
     host: &str,
-    registers: Option<&[u8]>,
+    (registers, measured): (Option<&[u8]>, Option<&str>),
 ) -> Result<(String, ApprovedSet)> {
     let HostRecord { uuid, name, state, .. } = authority.hosts.find(host)?;
     if state != HostState::Approved {
@@ -312,6 +314,10 @@ fn measured_by(
             "host {name} was quoted no registers: add \"learn = [4, 7, 9, 11, 12]\" to class {class}, and let the host attest"
         );
         return Err(Error::new(Kind::Invalid, found));
+    }
+    if measured.is_some_and(|measured| values.name_of(wanted) != measured) {
+        let found = format!("host {name} has sent something else since: `policy explain` says what it measured last");
+        return Err(Error::new(Kind::Denied, found));
     }
     let replayed = kept.replay(&name, &values)?;
     let date = today();

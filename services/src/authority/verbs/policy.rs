@@ -60,7 +60,8 @@ fn given(args: &ApproveArgs) -> Result<Given> {
         }
         (None, what) => {
             let host = what.clone().unwrap_or_default();
-            Ok(Given::Set(SetSource::Host { host, registers: args.pcrs.clone() }))
+            let (registers, measured) = (args.pcrs.clone(), args.measured.clone());
+            Ok(Given::Set(SetSource::Host { host, registers, measured }))
         }
     }
 }
@@ -101,7 +102,7 @@ fn propose(args: ProposeArgs, config: &Path) -> Result<()> {
     let ProposeArgs { what, class, pcrs: registers, name, output } = args;
     let set = match class {
         Some(class) => SetSource::Text { text: file_text(&what)?, class },
-        None => SetSource::Host { host: what, registers },
+        None => SetSource::Host { host: what, registers, measured: None },
     };
     proposal(&output, config, PolicyAsked::Propose { set, name }, "waits for approval")
 }

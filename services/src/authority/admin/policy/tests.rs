@@ -45,7 +45,7 @@ fn with_evidence(hosts: usize) -> (Rig, SetSource) {
         rig.authority.hosts.add(&host, || Ok(())).unwrap();
         rig.authority.evidence.accepted(host.uuid, ("identity", "kvm@1", &[]), (values, call)).unwrap();
     }
-    (rig, SetSource::Host { host: "kvm-0".into(), registers: Some(vec![4, 7, 11, 12]) })
+    (rig, SetSource::Host { host: "kvm-0".into(), registers: Some(vec![4, 7, 11, 12]), measured: None })
 }
 
 /// Tries a policy on the stored evidence of this many hosts; returns seconds.
@@ -157,15 +157,18 @@ fn what_makes_no_policy_is_refused_and_leaves_the_one_in_force() {
         let level = level.map(str::to_owned);
         refused(PolicyAsked::ApproveSet { set: set.clone(), name: None, level })
     };
-    let with = |registers: Option<Vec<u8>>| SetSource::Host { host: "kvm-0".into(), registers };
+    let with = |registers: Option<Vec<u8>>| SetSource::Host { host: "kvm-0".into(), registers, measured: None };
+    let named = |host: &str, measured: Option<String>| SetSource::Host { host: host.into(), registers: None, measured };
+    let of_other = boot!("other-kernel").0.name_of(QUOTED.parse().unwrap());
     for (set, level, kind, words) in [
         (&set, None, Kind::Invalid, "choose a higher level"),
         (&set, Some("strict"), Kind::Invalid, "expected identity, secureboot, measured or pinned"),
         (&with(Some(vec![4])), Some("measured"), Kind::Invalid, "none of its sets has PCR 7"),
         (&with(Some(vec![14])), Some("measured"), Kind::Invalid, "without PCR 14"),
         (&with(Some(vec![99])), Some("measured"), Kind::Invalid, "PCR 99"),
-        (&SetSource::Host { host: "kvm1".into(), registers: None }, None, Kind::NotFound, "has not attested yet"),
-        (&SetSource::Host { host: "kvm9".into(), registers: None }, None, Kind::NotFound, "kvm9"),
+        (&named("kvm1", None), None, Kind::NotFound, "has not attested yet"),
+        (&named("kvm9", None), None, Kind::NotFound, "kvm9"),
+        (&named("kvm-0", Some(of_other)), Some("measured"), Kind::Denied, "has sent something else since"),
         (&SetSource::Proposal { proposal: "none".into() }, None, Kind::NotFound, "no proposal"),
     ] {
         let error = approve(set, level);
@@ -174,6 +177,9 @@ fn what_makes_no_policy_is_refused_and_leaves_the_one_in_force() {
     let error = refused(PolicyAsked::Approve { text: "format = 1\n".into() });
     assert_eq!(error.kind(), Kind::Invalid);
     assert_eq!(rig.authority.policies.current().unwrap().sha256, before);
+    let of_this = boot!("secure-boot").0.name_of(QUOTED.parse().unwrap());
+    let asked = PolicyAsked::TestSet { set: named("kvm-0", Some(of_this)), level: Some("measured".into()) };
+    answer(&rig.authority, asked, 0).unwrap();
     // Each approval is later than the one before, and has a name of its own.
     let approve = |level: &str| PolicyAsked::ApproveSet { set: set.clone(), name: None, level: Some(level.into()) };
     let status = |asked| match answer(&rig.authority, asked, 0) {
