@@ -1,7 +1,8 @@
 //! Files with several names that a deep rekey gives their new form name by name: marked, so that a run which resumes it knows which names
-//! were those of one file. By their content alone a copy of a file could not be told from it.
+//! were those of one file. By its content and its id a copy of a file could not be told from it.
 //!
-//! The mark is one more name of the old file, beside the first one. It goes once no other name leads to the old file.
+//! The mark is one more name of the old file, beside the first one, and says the id of the new form. It goes once no other name leads to the
+//! old file.
 
 use std::collections::{HashMap, HashSet};
 use std::ffi::{OsStr, OsString};
@@ -11,10 +12,11 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, Stat};
 use rustix::io::Errno;
+use uuid::Uuid;
 
-use crate::crypto::random;
 use crate::error::{Context, Error, Result};
 use crate::format::header::NEW_PREFIX;
+use crate::format::home_file::FileId;
 use crate::sys::file::{folder_beneath, stat_at};
 use crate::text::Show;
 use crate::vm::attributes::give_times;
@@ -50,25 +52,31 @@ impl Parted {
         Ok(parted)
     }
 
-    /// Whether this file is marked: all of its names were, and are to be, those of one file.
-    pub(super) fn has(&self, file: &Stat) -> bool {
-        self.marks.contains_key(&inode(file))
+    /// The ids that its new form may have, by its marks: all names of the file were, and are to be, those of one file.
+    pub(super) fn ids(&self, file: &Stat) -> impl Iterator<Item = FileId> {
+        self.marks.get(&inode(file)).into_iter().flatten().filter_map(|mark| id_of(mark))
     }
 
-    /// Marks a file, durably, before one of its names leads to another file.
+    /// Whether this id is that of another file's new form: what has it as well is a copy.
+    pub(super) fn is_of_another(&self, id: FileId, file: &Stat) -> bool {
+        let others = self.marks.iter().filter(|(marked, _)| **marked != inode(file));
+        others.flat_map(|(_, marks)| marks).any(|mark| id_of(mark) == Some(id))
+    }
+
+    /// Marks a file, durably, before one of its names leads to a new form with this id.
     ///
     /// # Errors
     /// `Io`.
-    pub(super) fn begin(&mut self, root: &File, (name, file): (&Path, &Stat)) -> Result<()> {
-        if self.has(file) {
+    pub(super) fn begin(&mut self, root: &File, (name, file): (&Path, &Stat), new: FileId) -> Result<()> {
+        if self.ids(file).any(|id| id == new) {
             return Ok(());
         }
-        let mark = name.with_file_name(format!("{NEW_PREFIX}{REKEY}{}", random::uuid()?));
+        let mark = name.with_file_name(format!("{NEW_PREFIX}{REKEY}{}", Uuid::from_bytes(new.0)));
         unnoticed(root, &mark, |dir, own| {
             link(root, name, dir, own)?;
             dir.sync_all().context(|| "making a further name durable".into())
         })?;
-        self.marks.insert(inode(file), vec![mark]);
+        self.marks.entry(inode(file)).or_default().push(mark);
         Ok(())
     }
 
@@ -88,6 +96,11 @@ impl Parted {
     pub(super) fn end_all(&mut self, root: &File) -> Result<()> {
         self.marks.drain().flat_map(|(_, marks)| marks).try_for_each(|mark| unnoticed(root, &mark, remove))
     }
+}
+
+fn id_of(mark: &Path) -> Option<FileId> {
+    let id = mark.file_name()?.to_str()?.strip_prefix(NEW_PREFIX)?.strip_prefix(REKEY)?;
+    Uuid::parse_str(id).ok().map(|id| FileId(id.into_bytes()))
 }
 
 fn inode(stat: &Stat) -> (u64, u64) {

@@ -211,17 +211,15 @@ impl Rekey<'_, '_> {
             return self.values(first, original.form.backing(), Some(id));
         }
         original.refuse_unexpected(first, &self.keys.both, self.expected)?;
-        if names.len() > 1 {
-            parted.begin(self.site.root, (first, &names[0].stat))?;
-        }
-        let (twin, rest) = match self.moved.get(&id).cloned() {
-            Some(twin) if parted.has(&names[0].stat) && self.is_same(&original, &twin)? => (twin, names),
-            moved => {
-                let new_id = match moved {
-                    None => id,
-                    // A copy, or a name that was written to after a crash came between the names: both contents are kept.
-                    Some(_) => random_id()?,
-                };
+        let (twin, rest) = match self.twin(&original, parted.ids(&names[0].stat))? {
+            Some(twin) => (twin, names),
+            None => {
+                // A copy, or a name that was written to after a crash came between the names, gets another one: both contents are kept.
+                let is_taken = self.moved.contains_key(&id) || parted.is_of_another(id, &names[0].stat);
+                let new_id = if is_taken { random_id()? } else { id };
+                if names.len() > 1 {
+                    parted.begin(self.site.root, (first, &names[0].stat), new_id)?;
+                }
                 self.site.replace_name(&original, first, &TargetForm::HomeOfId(&self.keys.new, new_id))?;
                 self.moved.insert(new_id, first.clone());
                 (first.clone(), &names[1..])
@@ -235,13 +233,17 @@ impl Rekey<'_, '_> {
         Ok(true)
     }
 
-    /// Whether a file under the old DEK still has the content of the one under the new DEK with its id.
-    fn is_same(&self, original: &SourceFile, twin: &Path) -> Result<bool> {
-        let twin = HomeFile::open(FileStorage::new(self.open(twin)?), &self.keys.new)?;
-        match copy::compare(original.form.content(), &twin, self.site.pace) {
-            Err(error) if error.kind() == Kind::Corrupt => Ok(false),
-            compared => compared.map(|()| true),
+    /// A name that leads to the new form of a file under the old DEK: it has one of these ids, and still the same content.
+    fn twin(&self, original: &SourceFile, ids: impl Iterator<Item = FileId>) -> Result<Option<PathBuf>> {
+        for path in ids.filter_map(|id| self.moved.get(&id)) {
+            let twin = HomeFile::open(FileStorage::new(self.open(path)?), &self.keys.new)?;
+            match copy::compare(original.form.content(), &twin, self.site.pace) {
+                Ok(()) => return Ok(Some(path.clone())),
+                Err(error) if error.kind() == Kind::Corrupt => {}
+                Err(error) => return Err(error),
+            }
         }
+        Ok(None)
     }
 
     /// A symbolic link, which may have several names.

@@ -382,6 +382,31 @@ fn a_copy_of_a_file_stays_a_file_of_its_own() {
     assert_eq!(inodes.len(), 1);
 }
 
+/// Both have several names. The copy may be the first that gets a new form; and a crash may come between the names of either.
+#[test]
+fn a_copy_of_a_file_with_several_names_stays_a_file_of_its_own() {
+    for (copy, interrupted) in [("a copy.vmx", false), ("a copy.vmx", true)] {
+        let (vm, names) = (Vm::new(), [copy, "web01.vmx"]);
+        let path = |name: &str| vm.path().join(name);
+        let link = |name: &str| path("logs").join(name);
+        fs::copy(path("web01.vmx"), path(copy)).unwrap();
+        names.iter().for_each(|name| fs::hard_link(path(name), link(name)).unwrap());
+        let inode = |path: PathBuf| fs::metadata(path).unwrap().ino();
+        let mut stopped = HashSet::new();
+        while let Err(error) = vm.rekey(&mut |_| {
+            let parted = |name: &&&str| inode(path(name)) != inode(link(name));
+            let is_news = names.iter().find(parted).is_some_and(|name| interrupted && stopped.insert(*name));
+            if is_news { Err(Error::new(Kind::Stopped, "enough")) } else { Ok(()) }
+        }) {
+            assert_eq!(error.kind(), Kind::Stopped, "{}", error.chain());
+        }
+        assert_eq!(stopped.len(), if interrupted { 2 } else { 0 });
+        names.iter().for_each(|name| assert_eq!(inode(path(name)), inode(link(name)), "{name}"));
+        assert_ne!(inode(path(copy)), inode(path("web01.vmx")), "two files became one");
+        vm.assert_finished();
+    }
+}
+
 /// A crash came between the file and its copy, which have one id and one content, as a file's names have after a crash between them.
 #[test]
 fn a_copy_of_a_file_stays_a_file_of_its_own_after_an_interruption() {
