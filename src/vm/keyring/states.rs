@@ -114,8 +114,12 @@ impl States {
         self.locked.get(&header.digest())?.get(header.place())
     }
 
+    /// What is known of the file of a header. One that is new, of a component that is locked by command wherever it is known, has taken
+    /// the place of what was locked.
     fn own(&self, header: &UnverifiedHeader) -> Option<&Proven> {
-        self.proven.get(&header.claims().uuid)?.get(header.place())
+        let places = self.proven.get(&header.claims().uuid)?;
+        let is_locked = || places.values().all(|other| !other.state.is_unlocked());
+        places.get(header.place()).or_else(|| places.values().next().filter(|_| is_locked()))
     }
 
     pub(super) fn last_failure(&self, header: &UnverifiedHeader) -> Option<LastFailure> {
@@ -140,7 +144,14 @@ impl States {
         let copy = self.take_copy(header);
         let had_failed = copy.is_some();
         let last_failure = copy.and_then(|copy| copy.last_failure);
-        let was_unlocked = self.made(header.claims().uuid, header.place(), dek, last_failure);
+        let (uuid, place) = (header.claims().uuid, header.place());
+        if let Some(places) = self.proven.get_mut(&uuid) {
+            // Locked files that are not there any more were this one.
+            let there = &self.there;
+            places
+                .retain(|known, other| other.state.is_unlocked() || known == place || is_another(there, known, place));
+        }
+        let was_unlocked = self.made(uuid, place, dek, last_failure);
         had_failed || !was_unlocked
     }
 

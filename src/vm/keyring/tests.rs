@@ -126,6 +126,30 @@ fn copies_of_one_component_are_locked_and_unlocked_each_by_itself() {
     assert!(ring.keyring.kept_kek(&home).is_none());
 }
 
+/// As a file is that was copied and renamed, or restored. Its keys are at hand: that of its home, or its provider.
+#[test]
+fn what_is_locked_by_command_stays_so_when_another_file_takes_its_place() {
+    let ring = Ring::new();
+    let keyring = &ring.keyring;
+    ring.unlock_all();
+    let moved = [ring.home.clone().at(Some((1, 2))), ring.disk.clone().at(Some((1, 3)))];
+    [&ring.home, &ring.disk].into_iter().for_each(|header| keyring.lock(header));
+    for is_looked_at in [false, true] {
+        if is_looked_at {
+            keyring.retain(moved.iter());
+        }
+        for header in &moved {
+            let refused = keyring.dek(header).unwrap_err();
+            assert!(refused.to_string().contains("by command"), "{}", refused.chain());
+            assert!(matches!(keyring.state(header), Some(LockState::Locked { by_command: true, .. })));
+        }
+    }
+    assert_eq!(keyring.count(), (0, 2));
+    keyring.unlock_again(moved.iter());
+    assert!(moved.iter().all(|header| keyring.known_dek(header).is_some()));
+    assert_eq!(keyring.count(), (2, 0));
+}
+
 #[test]
 fn a_failure_is_said_once_and_again_when_it_is_another_one() {
     let ring = Ring::new();
