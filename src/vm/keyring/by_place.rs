@@ -22,9 +22,10 @@ impl<V> ByPlace<V> {
         self.position(place).map(|at| &self.0[at].1)
     }
 
-    /// Gives a place a value, and returns the one that it had.
+    /// Gives a place a value, and returns the one that it had. One without a place takes none away from a place.
     pub fn insert(&mut self, place: Option<HeaderPlace>, value: V) -> Option<V> {
-        match self.position(place) {
+        let at = self.position(place).filter(|&at| place.is_some() || self.0[at].0.is_none());
+        match at {
             Some(at) => {
                 let known = &mut self.0[at];
                 known.0 = place.or(known.0);
@@ -52,5 +53,25 @@ impl<V> ByPlace<V> {
 
     pub(super) fn is_empty(&self) -> bool {
         self.0.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_value_without_a_place_takes_none_away_from_a_place() {
+        let mut values = ByPlace::default();
+        for (place, value) in [(Some((1, 1)), "one"), (Some((1, 2)), "two"), (None, "fetched")] {
+            assert!(values.insert(place, value).is_none());
+        }
+        assert_eq!(
+            [Some((1, 1)), Some((1, 2)), None, Some((1, 3))].map(|place| *values.get(place).unwrap()),
+            ["one", "two", "fetched", "fetched"]
+        );
+        assert_eq!(values.insert(None, "again"), Some("fetched"));
+        assert_eq!(values.insert(Some((1, 3)), "three"), Some("again"), "it was that one's");
+        assert_eq!(values.values().count(), 3);
     }
 }
