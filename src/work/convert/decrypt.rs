@@ -149,7 +149,7 @@ impl<'p> Decryption<'p> {
             self.give_lost_headers()?;
         }
         if !self.chosen.is_empty() {
-            self.folder.begin_disks()?;
+            self.folder.begin_disks(self.what.has_home())?;
         }
         let site = self.site(&pace)?;
         site.clean(false)?;

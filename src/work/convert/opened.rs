@@ -261,13 +261,17 @@ impl ClaimedFolder {
         self.home.as_ref().is_some_and(|home| home.header.state == Some(StoredState::ConvertingDisks))
     }
 
-    /// Records that disks are converted from now on; the header of an older version says nothing of it.
+    /// Records that disks are converted from now on. The header of an older version says nothing of it unless all is decrypted, which
+    /// gives it a state anyway.
     ///
     /// # Errors
     /// `Io`.
-    pub(super) fn begin_disks(&mut self) -> Result<()> {
-        let is_told = self.home.as_ref().is_some_and(|home| home.header.state == Some(StoredState::Encrypted));
-        if is_told { self.write_state(StoredState::ConvertingDisks) } else { Ok(()) }
+    pub(super) fn begin_disks(&mut self, of_all: bool) -> Result<()> {
+        let is_due = self.home.as_ref().is_some_and(|home| match home.header.state {
+            None => of_all && self.state == HomeState::Encrypted,
+            stored => stored == Some(StoredState::Encrypted),
+        });
+        if is_due { self.write_state(StoredState::ConvertingDisks) } else { Ok(()) }
     }
 
     /// Records that disks in the clear are none of an interrupted conversion from now on.
