@@ -209,7 +209,7 @@ impl HomeTree<'_> {
                 "its manifest is number {counter}, and this host has seen {seen}: the manifest, or the home as a whole, was put back"
             )]));
         }
-        let differences = self.differences(&manifest.entries, self.look(manifest.version)?)?;
+        let differences = self.differences((manifest.version, &manifest.entries), self.look(manifest.version)?)?;
         if manifest.is_open {
             let unproven_since = (!differences.is_empty()).then_some(time);
             return Ok(Proof { unproven_since, ..proof });
@@ -232,9 +232,14 @@ impl HomeTree<'_> {
     }
 
     /// What is there otherwise than sealed, but for what a verb that has begun makes of it.
-    fn differences(&self, sealed: &[Entry], mut there: Vec<Entry>) -> Result<Vec<String>> {
+    fn differences(
+        &self,
+        (version, sealed): (ManifestVersion, &[Entry]),
+        mut there: Vec<Entry>,
+    ) -> Result<Vec<String>> {
         let (dir, header, keys) = (self.dir, self.header, self.keys);
-        Between { dir, header, keys, is_before_rekey: self.is_before_rekey() }.settle(sealed, &mut there)?;
+        let is_before_rekey = self.is_before_rekey();
+        Between { dir, header, keys, is_before_rekey, version }.settle(sealed, &mut there)?;
         Ok(differences(sealed, &there))
     }
 
@@ -286,7 +291,7 @@ impl HomeTree<'_> {
                 // Nothing was changed since the comparison, but for what others did in the meantime.
                 if let Some((of, kept)) = kept.as_ref().filter(|_| !is_open && news.is_empty()) {
                     let found = if *of == version { entries.clone() } else { self.look(*of)? };
-                    add(&mut notes, &self.differences(kept, found)?);
+                    add(&mut notes, &self.differences((*of, kept), found)?);
                 }
                 if purpose == Purpose::Renew
                     && kept.as_ref().is_some_and(|(of, kept)| (*of, kept) == (version, &entries))

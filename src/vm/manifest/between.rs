@@ -8,11 +8,11 @@ use std::os::unix::ffi::OsStrExt;
 use crate::error::{Context, Result};
 use crate::format::header::{Header, StoredState};
 use crate::format::home_file::FileId;
-use crate::format::manifest::{Entry, EntryKind};
+use crate::format::manifest::{Entry, EntryKind, ManifestVersion};
 use crate::storage::FileStorage;
 use crate::store::home_file::{HomeFile, HomeKeys, Value, open_target, open_value};
 use crate::vm::attributes::xattr;
-use crate::vm::manifest::tree::{link_text, open_file, open_folder, path_of, user_names};
+use crate::vm::manifest::tree::{is_hole_with_header, link_text, open_file, open_folder, path_of, user_names};
 
 /// What a verb that has begun makes of a home.
 pub(super) struct Between<'a> {
@@ -21,6 +21,8 @@ pub(super) struct Between<'a> {
     pub(super) keys: &'a HomeKeys,
     /// Whether the manifest was made before all that is under the new DEK of a deep rekey.
     pub(super) is_before_rekey: bool,
+    /// That of the manifest.
+    pub(super) version: ManifestVersion,
 }
 
 impl Between<'_> {
@@ -33,11 +35,14 @@ impl Between<'_> {
         let turns_disks = is_decrypting || self.header.state == Some(StoredState::ConvertingDisks);
         let sealed: HashMap<&[u8], &Entry> = sealed.iter().map(|entry| (entry.path.as_slice(), entry)).collect();
         for now in there.iter_mut() {
-            // A file that lost its header in a crash gets one before it is decrypted. It is the hole that it was.
-            let was = sealed
-                .get(now.path.as_slice())
-                .filter(|was| was.kind == EntryKind::Empty && was.content == now.content);
-            if let Some(&was) = was.filter(|was| now.kind == EntryKind::File && was.values == now.values) {
+            // A file that lost its header in a crash gets one before it is decrypted.
+            let Some(&was) = sealed.get(now.path.as_slice()).filter(|was| was.kind == EntryKind::Empty) else {
+                continue;
+            };
+            if now.kind == EntryKind::File
+                && was.values == now.values
+                && is_hole_with_header(was, &open_file(self.dir, path_of(now))?, &now.content, self.version)?
+            {
                 *now = was.clone();
             }
         }
@@ -54,9 +59,11 @@ impl Between<'_> {
         for now in there {
             let Some(&was) = sealed.get(now.path.as_slice()).filter(|was| **was != now) else { continue };
             let is_clear = match (was.kind, now.kind) {
-                (EntryKind::Disk, EntryKind::Other) => true,
+                (EntryKind::Disk, EntryKind::Other | EntryKind::Empty) => true,
                 (EntryKind::File, EntryKind::Other | EntryKind::Empty) => is_decrypting,
                 (EntryKind::Link | EntryKind::Empty, EntryKind::Other) => is_decrypting,
+                // A hole with the length of a header is an empty file then.
+                (EntryKind::Empty, EntryKind::Empty) => is_decrypting && was.values == now.values,
                 _ => false,
             };
             if turns_disks && is_clear {

@@ -11,7 +11,7 @@ use crate::error::{Error, Kind, Result};
 use crate::format::manifest::{Entry, EntryKind, Manifest, ManifestVersion};
 use crate::storage::FileStorage;
 use crate::store::home_file::HomeFile;
-use crate::vm::manifest::tree::values;
+use crate::vm::manifest::tree::{is_hole_with_header, values};
 
 /// The entries of a closed manifest: what has its path is that, or was exchanged in the meantime.
 pub struct Expected {
@@ -32,16 +32,12 @@ impl Expected {
     pub fn check_file(&self, path: &Path, file: &HomeFile<FileStorage>) -> Result<()> {
         let Some(id) = file.id() else { return Ok(()) };
         let entry = self.entries.get(path.as_os_str().as_bytes());
-        // One that lost its header in a crash got another one just now.
-        let entry = entry.filter(|entry| match entry.kind {
-            EntryKind::File => entry.id == id.0,
-            EntryKind::Empty => true,
-            EntryKind::Folder | EntryKind::Disk | EntryKind::Link | EntryKind::Other => false,
-        });
+        let (state, backing) = (file.state_digest(self.version)?, file.storage().file());
         let is_it = match entry {
-            Some(entry) => {
-                entry.content == file.state_digest(self.version)? && entry.values == values(file.storage().file())?
-            }
+            Some(entry) if entry.values != values(backing)? => false,
+            Some(entry) if entry.kind == EntryKind::File => entry.id == id.0 && entry.content == state,
+            // One that lost its header in a crash got another one just now.
+            Some(entry) => is_hole_with_header(entry, backing, &state, self.version)?,
             None => false,
         };
         if is_it { Ok(()) } else { Err(changed()) }
@@ -57,14 +53,17 @@ impl Expected {
         if is_it { Ok(()) } else { Err(changed()) }
     }
 
-    /// Refuses what is not replaced and has other extended attributes than what had this path.
+    /// Refuses what is not replaced and has other extended attributes than what had this path, if the manifest says which.
     ///
     /// # Errors
     /// `Corrupt`, or `Io`.
     pub fn check_values(&self, path: &Path, file: &File) -> Result<()> {
-        let entry = self.entries.get(path.as_os_str().as_bytes());
-        let has_them = entry.map_or(Ok(false), |entry| values(file).map(|values| values == entry.values))?;
-        if has_them { Ok(()) } else { Err(changed()) }
+        let expected = match self.entries.get(path.as_os_str().as_bytes()) {
+            Some(Entry { kind: EntryKind::Link | EntryKind::Other, .. }) => return Ok(()), // of which it says none
+            Some(entry) => entry.values,
+            None => [0; 32], // what was put in and has none is not the home's
+        };
+        if values(file)? == expected { Ok(()) } else { Err(changed()) }
     }
 }
 

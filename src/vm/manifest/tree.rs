@@ -8,6 +8,7 @@ use std::path::Path;
 
 use crate::crypto::derive::{Sha256, sha256};
 use crate::error::{Context, Result};
+use crate::format::home_file::plain_len;
 use crate::format::manifest::{Digest, Entry, EntryKind, ManifestVersion};
 use crate::format::names::DiskNames;
 use crate::progress::GoOn;
@@ -139,6 +140,17 @@ fn length(file: &File, version: ManifestVersion) -> Result<Digest> {
     let len = file.metadata().context(|| "asking for its length".into())?.len();
     let tells = version != ManifestVersion::First && len > 0;
     Ok(if tells { sha256(&len.to_le_bytes()) } else { [0; 32] })
+}
+
+/// Whether a home file in this state is the hole of which a manifest of this version has an entry, with a header that it got since.
+pub(super) fn is_hole_with_header(was: &Entry, file: &File, state: &Digest, version: ManifestVersion) -> Result<bool> {
+    let len = file.metadata().context(|| "asking for its length".into())?.len();
+    let mut empty = Sha256::new();
+    empty.add(plain_len(len).to_le_bytes());
+    if version != ManifestVersion::First {
+        empty.add([0; 16]); // its known and its filled length
+    }
+    Ok(was.kind == EntryKind::Empty && was.content == length(file, version)? && *state == empty.finish())
 }
 
 /// Of the extended attributes of the `user` namespace, as they are stored, in the order of their names.

@@ -11,6 +11,7 @@ use rustix::fs::{FileType, Stat};
 use crate::error::{Context, Error, Kind, Result};
 use crate::format::erasure::Erasure;
 use crate::format::header::ComponentKind;
+use crate::format::home_file::HEADER_LEN;
 use crate::format::names::DiskNames;
 use crate::progress::GoOn;
 use crate::storage::FileStorage;
@@ -79,17 +80,20 @@ impl Entry {
 pub(super) enum EmptyFiles {
     /// Either, as their length tells: the home is not sealed as a whole.
     Either,
-    /// The home's, but for those that are called as disks: an interrupted conversion may have left them in the clear.
+    /// The home's, but for those that are called as disks, or longer than what a full file system leaves of a file: an interrupted
+    /// conversion may have left such disks in the clear.
     OfHomeButDisks,
     /// The home's, as a mount shows them.
     OfHome,
 }
 
 impl EmptyFiles {
-    fn are_of_home(self, kind: ClearKind) -> bool {
+    fn are_of_home(self, kind: ClearKind, stat: &Stat) -> bool {
         match self {
             Self::Either => false,
-            Self::OfHomeButDisks => !kind.is_disk(),
+            Self::OfHomeButDisks => {
+                !kind.is_disk() && u64::try_from(stat.st_size).is_ok_and(|len| len <= HEADER_LEN as u64)
+            }
             Self::OfHome => true,
         }
     }
@@ -195,9 +199,9 @@ impl Folder<'_> {
             What::Home(_) | What::SavedHeader(_) | What::Erased(_) => EntryForm::Clear(ClearKind::Home("saved header")),
             What::Clear(kind) => EntryForm::Clear(kind),
             // Its header was lost, or never came: of its length nothing counts but what a home file has of it.
-            What::Empty(kind) if stat.st_size > 0 && self.empty.are_of_home(kind) => EntryForm::Sealed,
+            What::Empty(kind) if stat.st_size > 0 && self.empty.are_of_home(kind, stat) => EntryForm::Sealed,
             What::Empty(kind) if stat.st_size > 0 || self.has_values(path)? => EntryForm::Clear(kind),
-            What::Empty(kind) if kind.is_disk() && !self.empty.are_of_home(kind) => EntryForm::Clear(kind),
+            What::Empty(kind) if kind.is_disk() && !self.empty.are_of_home(kind, stat) => EntryForm::Clear(kind),
             What::Sealed if self.opens(path)? => EntryForm::Sealed,
             What::Link(_) if self.is_own_link(path)? => EntryForm::SealedLink,
             What::Link(_) => EntryForm::ClearLink,

@@ -14,7 +14,7 @@ use crate::storage::FileStorage;
 use crate::store::buffer::request_buffer;
 use crate::store::home_file::{HomeFile, HomeKeys, seal_target};
 use crate::store::plain_file::PlainFile;
-use crate::vm::datastore::Datastore;
+use crate::vm::datastore::{Datastore, write_state};
 use crate::vm::manifest::{HomeTree, Purpose};
 use crate::vm::{folder, home, keyring};
 use crate::work::convert::{Encryption, Options};
@@ -142,6 +142,43 @@ fn a_home_that_is_decrypted_in_pieces_agrees_with_its_manifest_to_the_end() {
     assert!(Memory::of(&vm.ds.providers()).manifest_counter(uuid).is_none());
 }
 
+/// Without the name of a disk it is taken for an empty file then.
+#[test]
+fn a_disk_that_is_all_a_hole_once_it_is_decrypted_is_no_difference() {
+    let vm = Vm::new(false);
+    vm.ds.make_disk("vm/scratch");
+    vm.with_tree(|tree| tree.seal(Purpose::Close, &Proof::default()).unwrap());
+    vm.decrypt_in_pieces(|| assert_eq!(vm.found(), [""; 0]));
+    vm.assert_decrypted();
+    assert_eq!(fs::metadata(vm.path("scratch")).unwrap().len(), 1 << 20, "it is no home file without a header");
+}
+
+/// As a full file system leaves a file. It gets a header before the others are decrypted.
+#[test]
+fn a_file_without_a_header_is_no_difference_when_it_gets_one() {
+    let vm = Vm::new(false);
+    let holes = [("hole", 512), ("long", 20_000)];
+    holes.iter().for_each(|(name, len)| File::create(vm.path(name)).unwrap().set_len(*len).unwrap());
+    vm.with_tree(|tree| tree.seal(Purpose::Close, &Proof::default()).unwrap());
+    vm.decrypt_in_pieces(|| assert_eq!(vm.found(), [""; 0]));
+    vm.assert_decrypted();
+    assert_eq!(fs::metadata(vm.path("hole")).unwrap().len(), 0);
+}
+
+/// Its header does not say how much of the folder is encrypted, until the decryption begins.
+#[test]
+fn a_home_of_an_older_version_whose_decryption_is_stopped_between_its_disks_is_taken_up() {
+    let vm = Vm::new(false);
+    ["vm/one.raw", "vm/two.raw"].iter().for_each(|disk| vm.ds.make_disk(disk));
+    write_state(&vm.path(HOME_FILE), &vm.ds.providers(), None);
+    vm.with_tree(|tree| {
+        assert!(tree.header.state.is_none());
+        tree.seal(Purpose::Close, &Proof::default()).unwrap();
+    });
+    vm.decrypt_in_pieces(|| assert_eq!(vm.found(), [""; 0]));
+    vm.assert_decrypted();
+}
+
 #[test]
 fn what_others_exchange_while_a_decryption_is_interrupted_is_refused_by_the_next_run() {
     let vm = Vm::new(true);
@@ -217,6 +254,18 @@ fn what_is_accepted_of_a_home_that_is_being_decrypted_is_decrypted() {
     assert!(vm.with_tree(|tree| tree.accept(false)).unwrap().unwrap().contains("d/y was removed"));
     vm.decrypt(&mut |_| Ok(())).unwrap();
     assert!(!vm.has_header() && !vm.is_sealed("a.txt"));
+}
+
+#[test]
+fn a_folder_that_is_put_in_while_a_decryption_is_interrupted_stays_and_does_not_keep_it_from_its_end() {
+    let vm = Vm::new(true);
+    vm.begin_to_decrypt(1);
+    fs::create_dir(vm.path("d/new")).unwrap();
+    fs::write(vm.path("d/new/clear"), b"clear").unwrap();
+    assert_eq!(vm.found(), [""; 0]);
+    vm.decrypt(&mut |_| Ok(())).unwrap();
+    vm.assert_decrypted();
+    assert_eq!(fs::read(vm.path("d/new/clear")).unwrap(), b"clear");
 }
 
 #[test]

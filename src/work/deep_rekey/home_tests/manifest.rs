@@ -165,3 +165,16 @@ fn a_manifest_that_is_removed_while_a_home_is_rekeyed_is_missed() {
     .unwrap();
     assert!(vm.found()[0].starts_with("its manifest is gone"), "{:?}", vm.found());
 }
+
+/// A manifest says nothing of its attributes.
+#[test]
+fn a_disk_in_the_clear_with_an_attribute_does_not_keep_a_rekey_from_its_end() {
+    let vm = Vm::new();
+    let path = vm.path().join("clear.raw");
+    fs::write(&path, pattern(100_000)).unwrap();
+    vm.note(&File::open(&path).unwrap(), None, b"of a disk in the clear");
+    vm.seal(Purpose::Close, &Proof::default());
+    vm.rekey(&mut |_| Ok(())).unwrap();
+    assert_eq!(vm.found(), [""; 0]);
+    vm.assert_finished();
+}
