@@ -22,7 +22,8 @@ use crate::text::Show;
 /// `NotFound` without such a provider, `Exists` when the name is taken, `Unsupported` for a provider without a primary key and for one
 /// with several, `Io`; then it has the name that it had.
 pub fn rename(config: &Path, old: &ProviderName, new: &ProviderName) -> Result<()> {
-    config::update(config, |configured| {
+    let mut moved = Vec::new();
+    let changed = config::update(config, |configured| {
         let settings = configured.settings(old)?.clone();
         if configured.providers().contains_key(new) {
             return Err(Error::new(Kind::Exists, format!("a key provider {new} is configured already")));
@@ -37,15 +38,16 @@ pub fn rename(config: &Path, old: &ProviderName, new: &ProviderName) -> Result<(
         }
         let (renamed, files) = renamed(config, primary, old, new);
         let renamed = Settings::new(settings.kind(), kind::table(&renamed)?);
-        let moved =
-            move_all(&files).and_then(|()| Configured { name: new, settings: &renamed, config }.open().map(drop));
-        let changed = moved.and_then(|()| configured.rename(old, new, renamed));
-        if changed.is_err() {
-            let back: Vec<_> = files.into_iter().map(|(from, to)| (to, from)).collect();
-            move_all(&back)?;
-        }
-        changed
-    })
+        move_all(files, &mut moved)?;
+        Configured { name: new, settings: &renamed, config }.open()?;
+        configured.rename(old, new, renamed)
+    });
+    // An error of writing it can come when it is in its place.
+    if changed.is_err() && Config::load(config).is_ok_and(|configured| !configured.providers().contains_key(new)) {
+        let back = moved.into_iter().map(|(from, to)| (to, from)).collect();
+        move_all(back, &mut Vec::new())?;
+    }
+    changed
 }
 
 /// What the provider is configured as, and which files have other names then.
@@ -70,16 +72,18 @@ fn renamed(
     (after, files)
 }
 
-/// Moves files that are there. One that was moved before stays.
-fn move_all(files: &[(PathBuf, PathBuf)]) -> Result<()> {
-    for (from, to) in files.iter().filter(|(from, _)| from.symlink_metadata().is_ok()) {
+/// Moves files that are there, and says which in `moved`. One that was moved before stays.
+fn move_all(files: Vec<(PathBuf, PathBuf)>, moved: &mut Vec<(PathBuf, PathBuf)>) -> Result<()> {
+    for (from, to) in files.into_iter().filter(|(from, _)| from.symlink_metadata().is_ok()) {
         if to.symlink_metadata().is_ok() {
             let message = format!("{} is there already, and a provider of that name may need it", to.shown());
             return Err(Error::new(Kind::Exists, message));
         }
-        fs::rename(from, to)
-            .and_then(|()| private_file::sync_folder(private_file::folder_of(to)))
-            .context(|| format!("renaming {} to {}", from.shown(), to.shown()))?;
+        let renaming = || format!("renaming {} to {}", from.shown(), to.shown());
+        fs::rename(&from, &to).context(renaming)?;
+        let synced = private_file::sync_folder(private_file::folder_of(&to)).context(renaming);
+        moved.push((from, to));
+        synced?;
     }
     Ok(())
 }
@@ -148,9 +152,25 @@ mod tests {
         let (old, new) = (dir.path().join("keys/shared.key"), dir.path().join("keys/mine.key"));
         fs::write(&new, "in the way").unwrap();
         let before = fs::read(&config).unwrap();
-        assert_eq!(rename(&config, &name("shared"), &name("mine")).unwrap_err().kind(), Kind::Exists);
+        let error = rename(&config, &name("shared"), &name("mine")).unwrap_err();
+        assert!(error.kind() == Kind::Exists && error.chain().contains("mine.key is there already"), "{error}");
         assert!(old.exists() && fs::read(&config).unwrap() == before && fs::read(&new).unwrap() == b"in the way");
         fs::rename(&old, &new).unwrap(); // as far as an interrupted one came
+        rename(&config, &name("shared"), &name("mine")).unwrap();
+        Providers::load(&config).unwrap().fetch(&key).unwrap();
+    }
+
+    #[test]
+    fn files_have_their_former_names_where_the_configuration_cannot_be_written_and_others_are_left_alone() {
+        let (dir, config, key) = host();
+        let foreign = dir.path().join("keys/mine.kek-share");
+        fs::write(&foreign, "of another").unwrap();
+        let in_the_way = dir.path().join(".config.toml.new");
+        fs::create_dir(&in_the_way).unwrap();
+        assert_eq!(rename(&config, &name("shared"), &name("mine")).unwrap_err().kind(), Kind::Io);
+        Providers::load(&config).unwrap().fetch(&key).unwrap();
+        assert!(fs::read(&foreign).unwrap() == b"of another" && !dir.path().join("keys/shared.kek-share").exists());
+        fs::remove_dir(&in_the_way).unwrap();
         rename(&config, &name("shared"), &name("mine")).unwrap();
         Providers::load(&config).unwrap().fetch(&key).unwrap();
     }
