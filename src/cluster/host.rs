@@ -32,6 +32,7 @@ const MAX_MEMBERSHIP_LEN: u64 = 64 * 1024;
 /// Longest list of hosts, in bytes: more than a document has members.
 const MAX_HOSTS_LEN: u64 = 1 << 20;
 const SEEN_TO: &str = "seen-to.json";
+const REMOVAL_SEEN_TO: &str = "removal-seen-to.json";
 const WIPED: &str = "wiped.json";
 
 /// The folder in which a host with this configuration keeps it: `/var/lib/vmcryptfs/host`, or beside the configuration
@@ -316,11 +317,11 @@ impl HostFiles {
         private_file::replace(&self.contact_path(), &[time.to_millis().as_bytes(), b"\n"])
     }
 
-    /// Hosts about which an admin has said on this host that what status asks is done.
+    /// Compromised hosts about which an admin has said on this host that what status asks is done.
     ///
     /// # Errors
     /// `Denied` when others can change the file, `Corrupt`, `Io`.
-    pub(super) fn seen_to(&self) -> Result<BTreeSet<Uuid>> {
+    pub fn seen_to(&self) -> Result<BTreeSet<Uuid>> {
         self.hosts_in(SEEN_TO)
     }
 
@@ -330,6 +331,22 @@ impl HostFiles {
     /// As [`seen_to`](Self::seen_to).
     pub(super) fn keep_seen_to(&self, host: Uuid) -> Result<()> {
         self.keep_host_in(SEEN_TO, host)
+    }
+
+    /// Hosts about which that was said when they were not known to be compromised.
+    ///
+    /// # Errors
+    /// As [`seen_to`](Self::seen_to).
+    pub(super) fn removal_seen_to(&self) -> Result<BTreeSet<Uuid>> {
+        self.hosts_in(REMOVAL_SEEN_TO)
+    }
+
+    /// Adds one of them.
+    ///
+    /// # Errors
+    /// As [`seen_to`](Self::seen_to).
+    pub(super) fn keep_removal_seen_to(&self, host: Uuid) -> Result<()> {
+        self.keep_host_in(REMOVAL_SEEN_TO, host)
     }
 
     /// Removed hosts that have said, as this host has seen, that they wiped their keys: a board may lose that.

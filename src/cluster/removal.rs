@@ -44,7 +44,7 @@ pub(super) fn pushed_to<'d>(document: &'d Document, member: &Member) -> impl Ite
 
 impl Session {
     /// Notes on this host that what [`ClusterStatus`](super::status::ClusterStatus) asks to be done about a removed host is done. No host can
-    /// see all of that by itself.
+    /// see all of that by itself. More is asked about one that is known to be compromised later.
     ///
     /// # Errors
     /// `NotFound` when no such host was removed, `Invalid` when several were, `Io`.
@@ -58,7 +58,10 @@ impl Session {
                 _ => Error::new(Kind::Invalid, format!("several hosts {name} were removed: say which by its UUID")),
             });
         };
-        self.files.keep_seen_to(member.host.uuid)?;
+        match member.removal.compromised {
+            true => self.files.keep_seen_to(member.host.uuid)?,
+            false => self.files.keep_removal_seen_to(member.host.uuid)?,
+        }
         Ok(member.host.clone())
     }
 

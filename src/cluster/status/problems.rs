@@ -44,6 +44,11 @@ fn is_seen_to(session: &Session, host: Uuid) -> bool {
     session.files.seen_to().is_ok_and(|hosts| hosts.contains(&host)) // what cannot be read says nothing against it
 }
 
+/// The same, or when it was not known to be compromised.
+fn is_removal_seen_to(session: &Session, host: Uuid) -> bool {
+    is_seen_to(session, host) || session.files.removal_seen_to().is_ok_and(|hosts| hosts.contains(&host))
+}
+
 /// A host that did not act on the newest document yet. A key that it lacks is said with its provider.
 fn of_behind(session: &Session, member: &Member) -> Option<String> {
     if member.state != MemberState::Active {
@@ -78,7 +83,7 @@ fn of_behind(session: &Session, member: &Member) -> Option<String> {
 
 fn of_removed(session: &Session, member: &Member) -> Option<String> {
     let host = &member.host;
-    if HostStatus::of(session, member).state != HostState::Removed || is_seen_to(session, host.uuid) {
+    if HostStatus::of(session, member).state != HostState::Removed || is_removal_seen_to(session, host.uuid) {
         return None;
     }
     let uuid = host.uuid;

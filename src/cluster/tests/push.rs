@@ -334,6 +334,21 @@ fn what_a_compromised_host_could_get_and_its_credentials_are_named() {
 }
 
 #[test]
+fn what_was_seen_to_before_a_host_was_known_to_be_compromised_is_asked_again() {
+    let site = Site::with_keeper();
+    site.remove("h2").unwrap();
+    let problems = || ClusterStatus::of(&site.session("h1").unwrap()).unwrap().problems;
+    let is_said = |words: &str| problems().iter().any(|problem| problem.contains(words));
+    assert!(is_said("h2 was removed in document"), "{:?}", problems());
+    site.session("h1").unwrap().see_to(&host_name("h2")).unwrap();
+    assert!(!is_said("h2 was"), "{:?}", problems());
+    site.remove_as("h2", Removal { compromised: true, ..Removal::default() }).unwrap();
+    assert!(is_said("h2 was compromised, and could get the key of each VM of corp"), "{:?}", problems());
+    site.session("h1").unwrap().see_to(&host_name("h2")).unwrap();
+    assert!(!is_said("could get the key of each VM"), "{:?}", problems());
+}
+
+#[test]
 fn keepers_come_and_go_and_one_is_always_left() {
     let site = Site::with_keeper();
     let options = |keepers: &[&str], no_keepers: &[&str]| PushOptions {
