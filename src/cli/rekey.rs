@@ -74,10 +74,11 @@ pub(super) fn run(args: &RekeyArgs, config: &Path) -> Result<()> {
 fn shallow(args: &RekeyArgs, config: &Path) -> Result<()> {
     let task = Rekey { disks: disks(args), provider: args.provider.clone() };
     let mut shown = Shown::new()?;
+    let exposed_to = exposed_to(&args.folder, config);
     let task = VmTask::Rekey { folder: args.folder.clone(), task };
     let rekeyed: Rekeyed = task.run(config, &mut |progress| shown.advanced(progress))?;
     drop(shown);
-    let exposed_to = exposed_to(&args.folder, &rekeyed, config);
+    say_exposed(&args.folder, exposed_to.as_deref());
     print(args, &Report { rekeyed: &rekeyed, hosts: hosts_of(&rekeyed.key, config), exposed_to })
 }
 
@@ -89,14 +90,16 @@ fn hosts_of(key: &KeyName, config: &Path) -> Option<Vec<KeyHost>> {
     hosts.ok().flatten()?.with_one_of(std::iter::once(key))
 }
 
-/// The compromised hosts that could read the data keys, which are as they were: noted on this host, and said here.
-fn exposed_to(vm: &Path, rekeyed: &Rekeyed, config: &Path) -> Option<String> {
-    let noted = exposed::note(config, vm, rekeyed);
-    let hosts = noted.unwrap_or_else(|error| {
+/// The compromised hosts that could read the data keys, which stay as they are: noted on this host before the keys that tell are replaced.
+fn exposed_to(vm: &Path, config: &Path) -> Option<String> {
+    exposed::note(config, vm).unwrap_or_else(|error| {
         eprintln!("Whether a compromised host could read the data keys is not known: {}", error.chain());
         None
-    });
-    if let Some(hosts) = &hosts {
+    })
+}
+
+fn say_exposed(vm: &Path, hosts: Option<&str>) {
+    if let Some(hosts) = hosts {
         eprintln!(
             "{}: its data keys are as they were, and {hosts} could read them before being removed: \
              `vmcryptfs rekey --deep {}` makes others",
@@ -104,7 +107,6 @@ fn exposed_to(vm: &Path, rekeyed: &Rekeyed, config: &Path) -> Option<String> {
             quoted(vm)
         );
     }
-    hosts
 }
 
 /// What a rekey did, and for whom. Field names are part of the stable JSON output.

@@ -10,7 +10,7 @@ use uuid::Uuid;
 use super::Session;
 use super::host::folder;
 use crate::error::{Error, Kind, Result};
-use crate::format::cluster::{Member, MemberState};
+use crate::format::cluster::{Document, MemberState};
 use crate::key::ProviderName;
 use crate::provider::private_file;
 use crate::text::Show;
@@ -69,17 +69,39 @@ impl ExposedFile {
     }
 }
 
-impl Session {
-    /// The compromised hosts that could have a primary key of a shared provider: it was in use before they were removed.
-    pub fn compromised_with(&self, primary: Uuid) -> Vec<&Member> {
-        let generations = self.document().providers.iter().flat_map(|shared| &shared.generations);
-        let Some(generation) = generations.into_iter().find(|generation| generation.primary == primary) else {
-            return Vec::new();
-        };
-        let removed = self.document().members.iter().filter(|member| member.state == MemberState::Removed);
-        removed.filter(|member| member.removal.compromised && generation.since < member.since).collect()
+/// What is to be remembered now: of each data key all hosts that could read it, and its last place.
+pub fn merged(before: BTreeSet<Exposed>, new: &BTreeSet<Exposed>) -> BTreeSet<Exposed> {
+    let is_same = |one: &Exposed, other: &Exposed| (one.uuid, &one.provider) == (other.uuid, &other.provider);
+    let (former, mut all): (BTreeSet<Exposed>, BTreeSet<Exposed>) =
+        before.into_iter().partition(|old| new.iter().any(|new| is_same(old, new)));
+    for one in new {
+        let of_key = former.iter().filter(|old| is_same(old, one) && old.generation == one.generation);
+        let hosts = of_key.flat_map(|old| &old.hosts).chain(&one.hosts).copied().collect();
+        all.insert(Exposed { hosts, ..one.clone() });
     }
+    all
+}
 
+/// The shared provider of a primary key, whatever name headers have for it, and the compromised hosts that could have the key: it was in
+/// use before they were removed. `None` if there are no such hosts.
+pub fn compromised_with(document: &Document, primary: Uuid) -> Option<(&ProviderName, BTreeSet<Uuid>)> {
+    let (provider, since) = document.providers.iter().find_map(|shared| {
+        let generation = shared.generations.iter().find(|generation| generation.primary == primary)?;
+        Some((&shared.name, generation.since))
+    })?;
+    let removed = document.members.iter().filter(|member| member.state == MemberState::Removed);
+    let hosts = removed.filter(|member| member.removal.compromised && since < member.since);
+    let hosts: BTreeSet<Uuid> = hosts.map(|member| member.host.uuid).collect();
+    (!hosts.is_empty()).then_some((provider, hosts))
+}
+
+/// The names of hosts, with commas between them.
+pub fn names_of(document: &Document, hosts: &BTreeSet<Uuid>) -> String {
+    let members = document.members.iter().filter(|member| hosts.contains(&member.host.uuid));
+    members.map(|member| member.host.name.to_string()).collect::<Vec<_>>().join(", ")
+}
+
+impl Session {
     /// Components of a provider, or of all, with data keys that compromised hosts could read, unless an admin has said on this host
     /// that it was seen to.
     ///
@@ -94,10 +116,28 @@ impl Session {
         });
         Ok(exposed)
     }
+}
 
-    /// The names of hosts, with commas between them.
-    pub fn names_of(&self, hosts: &BTreeSet<Uuid>) -> String {
-        let members = self.document().members.iter().filter(|member| hosts.contains(&member.host.uuid));
-        members.map(|member| member.host.name.to_string()).collect::<Vec<_>>().join(", ")
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_hosts_that_could_read_one_data_key_are_remembered() {
+        let exposed = |generation, place: &str, host| Exposed {
+            vm: place.into(),
+            path: place.into(),
+            uuid: Uuid::nil(),
+            generation,
+            provider: "shared".into(),
+            hosts: [Uuid::from_u128(host)].into(),
+        };
+        let after =
+            |before: Exposed, new: Exposed| merged([before].into(), &[new].into()).into_iter().collect::<Vec<_>>();
+        let both = Exposed { hosts: [1, 2].map(Uuid::from_u128).into(), ..exposed(0, "/b", 2) };
+        assert_eq!(after(exposed(0, "/a", 1), exposed(0, "/b", 2)), [both]);
+        assert_eq!(after(exposed(0, "/a", 1), exposed(1, "/a", 2)), [exposed(1, "/a", 2)], "it is another data key");
+        let other = Exposed { uuid: Uuid::max(), ..exposed(0, "/c", 1) };
+        assert_eq!(after(other.clone(), exposed(0, "/a", 2)), [exposed(0, "/a", 2), other]);
     }
 }

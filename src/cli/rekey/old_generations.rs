@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use super::{RekeyArgs, exposed_to};
+use super::{RekeyArgs, exposed_to, say_exposed};
 use crate::cli::progress::Shown;
 use crate::cli::{out, place};
 use crate::control::vm_task::VmTask;
@@ -108,10 +108,11 @@ fn rekey(args: &RekeyArgs, path: &Path, config: &Path, shown: &mut Shown) -> Res
         let done: DeepRekeyed = task.run(config, &mut |progress| shown.advanced(progress))?;
         return Ok(Done { key: done.key, passed_over: done.passed_over, is_exposed: false });
     }
+    let exposed_to = exposed_to(path, config);
     let task = VmTask::Rekey { folder, task: Rekey::default() };
     let done: Rekeyed = task.run(config, &mut |progress| shown.advanced(progress))?;
-    let is_exposed = exposed_to(path, &done, config).is_some();
-    Ok(Done { key: done.key, passed_over: done.passed_over, is_exposed })
+    say_exposed(path, exposed_to.as_deref());
+    Ok(Done { key: done.key, passed_over: done.passed_over, is_exposed: exposed_to.is_some() })
 }
 
 fn print(args: &RekeyArgs, report: &Report) -> Result<()> {

@@ -8,6 +8,7 @@ use uuid::Uuid;
 
 use super::{HostState, HostStatus};
 use crate::cluster::Session;
+use crate::cluster::exposed::names_of;
 use crate::cluster::push::keepers;
 use crate::cluster::removal::pushed_to;
 use crate::format::cluster::{HostIdentity, Member, MemberState, PushedProvider, SharedProvider};
@@ -146,7 +147,7 @@ fn of_exposed(session: &Session) -> Option<String> {
     Some(format!(
         "{} data keys that {} could read before being removed: {commands}{more}",
         text::count(vms.len(), "VM has", "VMs have"),
-        session.names_of(&hosts)
+        names_of(session.document(), &hosts)
     ))
 }
 
