@@ -8,6 +8,7 @@ use vmcryptfs::crypto::wrap::LocalKek;
 use vmcryptfs::error::{Error, Kind, Result};
 use vmcryptfs::provider::agent::trust::AttestedNow;
 use vmcryptfs::provider::{Failure, Trouble};
+use vmcryptfs::text::{beginning, one_line};
 use vmcryptfs::timestamp::Timestamp;
 use vmcryptfs_attest::identity::HostId;
 use vmcryptfs_attest::pcr::{HashAlgorithm, PcrIndex, PcrSelection};
@@ -23,6 +24,10 @@ use crate::trust_wire::{
 
 /// A token is not used for its last seconds: it could end on its way.
 const MARGIN: Duration = Duration::from_secs(15);
+/// It is used no longer than this, whatever the authority says, in seconds.
+const MAX_LIFE: u64 = 24 * 60 * 60;
+/// Longest word of an authority that is shown, in bytes.
+const MAX_SHOWN: usize = 200;
 
 /// What was proved.
 pub(super) struct Proved {
@@ -70,10 +75,19 @@ pub(super) fn attest(members: &Members, known: &Enrolled, machine: &Machine) -> 
     let key = SealKey::generate().map_err(Failed::Down)?;
     let (call, clock) = evidence(known, machine, &challenge, &key).map_err(|error| Failed::Down(unattested(&error)))?;
     let begun = Instant::now();
-    let AttestedHost { token, seconds, level, policy, sets } = members.post("/v1/attest", &call)?;
-    let now = AttestedNow { since: Timestamp::now().to_millis(), seconds, level, policy, sets };
-    let until = begun + Duration::from_secs(seconds).saturating_sub(MARGIN);
+    let (token, until, now) = said(members.post("/v1/attest", &call)?, begun);
     Ok(Proved { token, key, until, clock, now })
+}
+
+/// What an authority says of an attestation that was asked for then: the token, until when it is used, and what is shown. Any
+/// number and any text may have come.
+fn said(answer: AttestedHost, begun: Instant) -> (String, Instant, AttestedNow) {
+    let AttestedHost { token, seconds, level, policy, sets } = answer;
+    let seconds = seconds.min(MAX_LIFE);
+    let until = begun + Duration::from_secs(seconds).saturating_sub(MARGIN);
+    let shown = |text: String| one_line(beginning(&text, MAX_SHOWN)).into_owned();
+    let (level, policy, sets) = (shown(level), shown(policy), sets.into_iter().map(shown).collect());
+    (token, until, AttestedNow { since: Timestamp::now().to_millis(), seconds, level, policy, sets })
 }
 
 fn evidence(
@@ -141,6 +155,27 @@ mod tests {
 
     use super::*;
     use crate::agent::trust::enrolled::tests::enrolled;
+
+    #[test]
+    fn whatever_an_authority_says_of_an_attestation_is_bounded_and_shown_on_one_line() {
+        let begun = Instant::now();
+        let answer = |seconds, text: &str| AttestedHost {
+            token: "token".into(),
+            seconds,
+            level: text.into(),
+            policy: text.into(),
+            sets: vec![text.into()],
+        };
+        let (token, until, now) = said(answer(600, "measured"), begun);
+        assert_eq!((token.as_str(), until - begun), ("token", Duration::from_secs(600) - MARGIN));
+        assert_eq!((now.seconds, now.level.as_str(), now.sets), (600, "measured", vec![String::from("measured")]));
+        assert_eq!(said(answer(0, ""), begun).1, begun);
+        let (_, until, now) = said(answer(u64::MAX, &"\x1b[2J".repeat(1000)), begun);
+        assert!(until - begun <= Duration::from_secs(MAX_LIFE));
+        for text in [&now.level, &now.policy, &now.sets[0]] {
+            assert!(!text.contains('\x1b') && text.len() <= 4 * MAX_SHOWN, "{text}");
+        }
+    }
 
     #[test]
     fn an_answer_to_another_request_host_authority_or_key_opens_nothing() {
