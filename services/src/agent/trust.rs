@@ -65,25 +65,35 @@ struct Session {
     proved: Option<Arc<Proved>>,
     /// Why the last attempt failed.
     trouble: Option<String>,
-    /// When no member answered, and what the error said.
-    down: Option<(Instant, String, Failure)>,
+    /// When it failed, and how.
+    failed: Option<(Instant, String, Failure)>,
 }
 
 impl Session {
-    /// The error of a moment ago, when no member answered: of many keys that are wanted together, one waits for them.
-    fn is_up(&self) -> Result<()> {
-        match &self.down {
-            Some((when, text, failure)) if when.elapsed() < REPEATED => {
+    /// The error of an attempt that has failed since `begun`, or of a moment ago when no member answered: of many keys that are wanted
+    /// together, one waits for the TPM and the members.
+    fn may_try(&self, begun: Instant) -> Result<()> {
+        let is_fresh = |when: Instant, failure: &Failure| {
+            when >= begun || failure.trouble() == Trouble::AuthorityDown && when.elapsed() < REPEATED
+        };
+        match &self.failed {
+            Some((when, text, failure)) if is_fresh(*when, failure) => {
                 Err(Error::with_source(Kind::KeyUnavailable, text.clone(), failure.clone()))
             }
             _ => Ok(()),
         }
     }
 
-    fn learn<T>(&mut self, asked: &Result<T>) {
-        let failure = asked.as_ref().err().and_then(|error| Some((error, error.source()?.downcast_ref::<Failure>()?)));
-        let down = failure.filter(|(_, failure)| failure.trouble() == Trouble::AuthorityDown);
-        self.down = down.map(|(error, failure)| (Instant::now(), error.to_string(), failure.clone()));
+    /// Remembers what concerns others too.
+    fn learn<T>(&mut self, asked: &Result<T>, concerns_others: fn(Trouble) -> bool) {
+        let Err(error) = asked else {
+            self.failed = None;
+            return;
+        };
+        let failure = error.source().and_then(|cause| cause.downcast_ref::<Failure>());
+        if let Some(failure) = failure.filter(|failure| concerns_others(failure.trouble())) {
+            self.failed = Some((Instant::now(), error.to_string(), failure.clone()));
+        }
     }
 }
 
@@ -185,10 +195,11 @@ impl Trust {
 
     /// Makes a call with what was proved, or is proved now.
     fn ask<T>(&self, settings: &Settings, call: &mut dyn FnMut(&Members, &Enrolled, &Proved) -> Asked<T>) -> Result<T> {
-        let session = self.session(settings.pin);
-        session.lock().is_up()?;
-        let asked = self.ask_now(settings, call);
-        session.lock().learn(&asked);
+        let (session, begun) = (self.session(settings.pin), Instant::now());
+        session.lock().may_try(begun)?;
+        let asked = self.ask_now(settings, begun, call);
+        // What else is wrong with this call need not be with another one.
+        session.lock().learn(&asked, |trouble| trouble == Trouble::AuthorityDown);
         asked
     }
 
@@ -196,14 +207,15 @@ impl Trust {
     fn ask_now<T>(
         &self,
         settings: &Settings,
+        begun: Instant,
         call: &mut dyn FnMut(&Members, &Enrolled, &Proved) -> Asked<T>,
     ) -> Result<T> {
         let members = Members::new(&settings.authority, settings.pin, KEYS_LIMIT)?;
         for is_last in [false, true] {
-            let (known, proved, is_new) = self.proved(&members, settings.pin)?;
+            let (known, proved, is_new) = self.proved(&members, settings.pin, begun)?;
             match call(&members, &known, &proved) {
                 Err(Failed::Refused(Refusal { kind: Kind::Denied, .. })) if !is_new && !is_last => {
-                    self.forget(known.pin)
+                    self.forget(known.pin, &proved)
                 }
                 done => return done.map_err(refused_host),
             }
@@ -211,18 +223,28 @@ impl Trust {
         Err(Error::new(Kind::Io, "an authority was asked twice without an answer"))
     }
 
-    fn forget(&self, pin: Pin) {
-        self.session(pin).lock().proved = None;
+    /// Another thread may have proved something else since.
+    fn forget(&self, pin: Pin, refused: &Arc<Proved>) {
+        let session = self.session(pin);
+        let mut session = session.lock();
+        session.proved = session.proved.take().filter(|proved| !Arc::ptr_eq(proved, refused));
     }
 
     fn session(&self, pin: Pin) -> Arc<Mutex<Session>> {
         Arc::clone(self.sessions.lock().entry(pin).or_default())
     }
 
-    /// What was proved and is good; else this host attests. Threads wait for one that does.
-    fn proved(&self, members: &Members, pin: Pin) -> Result<(Enrolled, Arc<Proved>, bool)> {
+    /// What was proved and is good; else this host attests. Threads wait for one that does, and have its error if it cannot.
+    fn proved(&self, members: &Members, pin: Pin, begun: Instant) -> Result<(Enrolled, Arc<Proved>, bool)> {
         let session = self.session(pin);
         let mut session = session.lock();
+        session.may_try(begun)?;
+        let proved = self.proved_now(members, pin, &mut session);
+        session.learn(&proved, |_| true); // before others have the lock
+        proved
+    }
+
+    fn proved_now(&self, members: &Members, pin: Pin, session: &mut Session) -> Result<(Enrolled, Arc<Proved>, bool)> {
         let known = self.known()?.into_iter().find(|known| known.pin == pin).ok_or_else(|| {
             let text = "it has not enrolled at this provider's authority: `vmcryptfs trust enrol`";
             session::unattested(&Error::new(Kind::NotFound, text))
@@ -272,9 +294,9 @@ impl Trust {
         let all = self.known_anywhere()?;
         let mut done = Vec::new();
         for known in &all {
-            self.forget(known.pin);
+            *self.session(known.pin).lock() = Session::default();
             let members = Members::new(&known.urls, known.pin, VERB_LIMIT)?;
-            self.proved(&members, known.pin).context(|| format!("authority {}", known.authority))?;
+            self.proved(&members, known.pin, Instant::now()).context(|| format!("authority {}", known.authority))?;
         }
         for known in self.known()? {
             done.push(self.status_of(&known));
@@ -352,3 +374,7 @@ fn only(keys: Vec<Result<(String, LocalKek)>>) -> Result<(String, LocalKek)> {
         Err(_) => Err(Error::new(Kind::Corrupt, format!("the authority answered with {count} keys, expected 1"))),
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may panic")]
+mod tests;

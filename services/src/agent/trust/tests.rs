@@ -1,0 +1,35 @@
+use tempfile::TempDir;
+
+use super::enrolled::tests::enrolled;
+use super::*;
+
+/// A host that has enrolled at authorities that do not answer, one for each number.
+fn host(authorities: &[u8]) -> (TempDir, Trust) {
+    let dir = tempfile::tempdir().unwrap();
+    let trust = Trust::of(&dir.path().join("config.toml"));
+    for number in authorities {
+        let mut known = enrolled();
+        known.urls = vec!["https://127.0.0.1:1".into()];
+        (known.authority, known.pin) = (Uuid::from_u128((*number).into()), Pin([*number; 32]));
+        EnrolledFiles::of(&trust.config).store(&known).unwrap();
+    }
+    (dir, trust)
+}
+
+#[test]
+fn those_that_wait_for_an_attestation_that_fails_have_its_error() {
+    let (_dir, trust) = host(&[1]);
+    // The second one has not enrolled: that is asked again at once by those that come later.
+    for (pin, trouble) in [(Pin([1; 32]), Trouble::AuthorityDown), (Pin([2; 32]), Trouble::Unattested)] {
+        let members = Members::new(&["https://127.0.0.1:1".into()], pin, KEYS_LIMIT).unwrap();
+        let waits_since = Instant::now();
+        let error = trust.proved(&members, pin, Instant::now()).map(drop).unwrap_err();
+        assert_eq!(Trouble::of(&error), Some(trouble));
+        let session = trust.session(pin);
+        let shared = session.lock().may_try(waits_since).unwrap_err();
+        assert_eq!((shared.chain(), Trouble::of(&shared)), (error.chain(), Some(trouble)));
+        assert_eq!(session.lock().may_try(Instant::now()).is_err(), trouble == Trouble::AuthorityDown);
+        session.lock().learn(&Ok(()), |_| true);
+        session.lock().may_try(waits_since).unwrap();
+    }
+}
