@@ -245,7 +245,9 @@ impl Trust {
     }
 
     fn proved_now(&self, members: &Members, pin: Pin, session: &mut Session) -> Result<(Enrolled, Arc<Proved>, bool)> {
-        let known = self.known()?.into_iter().find(|known| known.pin == pin).ok_or_else(|| {
+        // What is wrong with files may be mended at any time: a key that waits is asked for again.
+        let known = self.known().map_err(|error| session::unattested(&error))?;
+        let known = known.into_iter().find(|known| known.pin == pin).ok_or_else(|| {
             let text = "it has not enrolled at this provider's authority: `vmcryptfs trust enrol`";
             session::unattested(&Error::new(Kind::NotFound, text))
         })?;
@@ -285,23 +287,23 @@ impl Trust {
         if checkpoint != known.checkpoint {
             let mut newer = known.clone();
             newer.checkpoint = checkpoint;
-            files.store(&newer)?;
+            files.store(&newer).map_err(|error| session::unattested(&error))?;
         }
         Ok(proved)
     }
 
     fn attest_at_all(&self) -> Result<Vec<TrustStatus>> {
         let all = self.known_anywhere()?;
-        let mut done = Vec::new();
+        // One that does not answer keeps this host from none of the others.
+        let mut outcome = Ok(());
         for known in &all {
             *self.session(known.pin).lock() = Session::default();
             let members = Members::new(&known.urls, known.pin, VERB_LIMIT)?;
-            self.proved(&members, known.pin, Instant::now()).context(|| format!("authority {}", known.authority))?;
+            let attested = self.proved(&members, known.pin, Instant::now()).map(drop);
+            outcome = outcome.and(attested.context(|| format!("authority {}", known.authority)));
         }
-        for known in self.known()? {
-            done.push(self.status_of(&known));
-        }
-        Ok(done)
+        outcome?;
+        Ok(self.known()?.iter().map(|known| self.status_of(known)).collect())
     }
 
     /// Where this host has enrolled: at one authority at least.

@@ -15,7 +15,10 @@ impl Trust {
     pub(super) fn propose(&self, set: &str) -> Result<Vec<Proposed>> {
         let propose =
             |known: &Enrolled| self.propose_at(known, set).context(|| format!("authority {}", known.authority));
-        self.known_anywhere()?.iter().map(propose).collect()
+        let all = self.known_anywhere()?;
+        // One that does not answer keeps this host from none of the others.
+        let proposed: Vec<Result<Proposed>> = all.iter().map(propose).collect();
+        proposed.into_iter().collect()
     }
 
     fn propose_at(&self, known: &Enrolled, set: &str) -> Result<Proposed> {

@@ -33,3 +33,21 @@ fn those_that_wait_for_an_attestation_that_fails_have_its_error() {
         session.lock().may_try(waits_since).unwrap();
     }
 }
+
+#[test]
+fn an_authority_that_does_not_answer_keeps_a_host_from_no_other() {
+    let (_dir, trust) = host(&[1, 2]);
+    assert!(trust.attest_at_all().is_err());
+    let asked = trust.known().unwrap().iter().filter(|known| trust.status_of(known).trouble.is_some()).count();
+    assert_eq!(asked, 2);
+}
+
+#[test]
+fn a_key_waits_for_files_that_cannot_be_read() {
+    let (dir, trust) = host(&[]);
+    std::fs::write(dir.path().join("trust"), "not a folder").unwrap();
+    let settings = Settings { authority: vec!["https://127.0.0.1:1".into()], pin: Pin([1; 32]) };
+    let key_id = KeyId::new(ProviderName::new("ta").unwrap(), "id").unwrap();
+    let error = trust.find(&settings, &key_id).map(drop).unwrap_err();
+    assert_eq!((error.kind(), Trouble::of(&error)), (Kind::KeyUnavailable, Some(Trouble::Unattested)), "{error}");
+}
