@@ -165,4 +165,4 @@ impl HostTpm {
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::big_endian_bytes, reason = "a test may panic; numbers of a TPM are big-endian")]
-mod tests;
+pub(crate) mod tests;

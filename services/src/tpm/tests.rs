@@ -15,7 +15,7 @@ use vmcryptfs_attest::tpm::Public;
 use super::*;
 
 #[path = "../../../tests/testkit/tpm.rs"]
-mod emulator;
+pub(crate) mod emulator;
 
 const NOW: u64 = 1_800_000_000;
 

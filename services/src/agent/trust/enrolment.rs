@@ -1,6 +1,7 @@
 //! How this host enrols at an authority, and what it tells it ahead of a reboot.
 
 use std::path::Path;
+use std::time::Instant;
 
 use vmcryptfs::error::{Context, Error, Kind, Result};
 use vmcryptfs::event::{Event, EventName};
@@ -18,7 +19,7 @@ use super::enrolled::{Enrolled, EnrolledFiles, NewEnrolment};
 use super::machine::{Machine, boot_file};
 use super::{Session, Trust, VERB_LIMIT};
 use crate::authority::enrolment::Token;
-use crate::tpm::{AttestationSeed, ENROL_LIMIT, Endorsement, QUOTE_LIMIT};
+use crate::tpm::{AttestationSeed, ENROL_LIMIT, Endorsement, NewAttestationKey, QUOTE_LIMIT};
 use crate::trust_wire::{Blob, CredentialAnswer, EnrolAnswer, EnrolRequest, EnrolledHost};
 
 impl Trust {
@@ -39,18 +40,14 @@ impl Trust {
         let damaged = |_| Error::new(Kind::Invalid, "the token has a hash of another length than SHA-256");
         let pin = Pin(token.pin.0.as_slice().try_into().map_err(damaged)?);
         let members = Members::new(&token.urls, pin, VERB_LIMIT)?;
-        let mut talk = self.machine.talk(ENROL_LIMIT)?;
-        let mut endorsement = talk.tpm.endorsement()?;
-        if let Some(path) = ek_certificate {
-            endorsement.certificate = Some(boot_file(path)?);
-        }
-        let seed = AttestationSeed::new()?;
-        let request = request_of(&token, name, &endorsement, talk.tpm.attestation_key(&seed)?);
+        let (seed, begun) = (AttestationSeed::new()?, Instant::now());
+        let (endorsement, key) = self.own_keys(&seed, ek_certificate)?;
+        let left = ENROL_LIMIT.saturating_sub(begun.elapsed());
+        let request = request_of(&token, name, &endorsement, key);
         let refused = |failed: super::Failed| failed.into_error("enrolling");
         let answer: EnrolAnswer = members.post("/v1/enrol", &request).map_err(refused)?;
         let credential = (answer.id_object.0.as_slice(), answer.encrypted_secret.0.as_slice());
-        let secret = talk.tpm.activate(&endorsement, &seed, credential)?;
-        drop(talk);
+        let secret = self.machine.talk(left)?.tpm.activate(&endorsement, &seed, credential)?;
         let path = format!("/v1/enrol/{}", answer.enrolment);
         let call = CredentialAnswer { secret: Blob(secret.to_vec()) };
         let EnrolledHost { authority, host, state, log_key } = members.post(&path, &call).map_err(refused)?;
@@ -69,14 +66,23 @@ impl Trust {
         EnrolledFiles::of(&self.config).store(&enrolled)?;
         Ok(enrolled)
     }
+
+    /// The keys of the TPM that an authority is shown. Others can talk with the TPM while the authority looks at them.
+    fn own_keys(
+        &self,
+        seed: &AttestationSeed,
+        ek_certificate: Option<&Path>,
+    ) -> Result<(Endorsement, NewAttestationKey)> {
+        let mut talk = self.machine.talk(ENROL_LIMIT)?;
+        let mut endorsement = talk.tpm.endorsement()?;
+        if let Some(path) = ek_certificate {
+            endorsement.certificate = Some(boot_file(path)?);
+        }
+        Ok((endorsement, talk.tpm.attestation_key(seed)?))
+    }
 }
 
-fn request_of(
-    token: &Token,
-    name: &str,
-    endorsement: &Endorsement,
-    key: crate::tpm::NewAttestationKey,
-) -> EnrolRequest {
+fn request_of(token: &Token, name: &str, endorsement: &Endorsement, key: NewAttestationKey) -> EnrolRequest {
     EnrolRequest {
         token: token.id,
         secret: token.secret.clone(),

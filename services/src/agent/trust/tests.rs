@@ -1,7 +1,15 @@
+use std::net::TcpListener;
+use std::thread;
+
 use tempfile::TempDir;
+use vmcryptfs::provider::private_file;
 
 use super::enrolled::tests::enrolled;
 use super::*;
+use crate::authority::enrolment::Token;
+use crate::tpm::QUOTE_LIMIT;
+use crate::tpm::tests::emulator::Emulator;
+use crate::trust_wire::Blob;
 
 /// A host that has enrolled at authorities that do not answer, one for each number.
 fn host(authorities: &[u8]) -> (TempDir, Trust) {
@@ -50,4 +58,29 @@ fn a_key_waits_for_files_that_cannot_be_read() {
     let key_id = KeyId::new(ProviderName::new("ta").unwrap(), "id").unwrap();
     let error = trust.find(&settings, &key_id).map(drop).unwrap_err();
     assert_eq!((error.kind(), Trouble::of(&error)), (Kind::KeyUnavailable, Some(Trouble::Unattested)), "{error}");
+}
+
+#[test]
+fn the_tpm_waits_for_no_authority() {
+    let ((dir, trust), tpm) = (host(&[]), Emulator::start());
+    let config = format!("[agent]\ntpm = {:?}\n", tpm.path());
+    private_file::create(&dir.path().join("config.toml"), &[config.as_bytes()]).unwrap();
+    let hangs = TcpListener::bind("127.0.0.1:0").unwrap();
+    let token = Token {
+        authority: Uuid::from_u128(1),
+        urls: vec![format!("https://{}", hangs.local_addr().unwrap())],
+        pin: Blob(vec![1; 32]),
+        id: Uuid::from_u128(2),
+        secret: Blob(vec![3; 32]),
+    };
+    let token = token.to_text().unwrap();
+    thread::scope(|scope| {
+        let enrolls = scope.spawn(|| trust.enrol(&token, "kvm1", None).map(drop));
+        let asked = hangs.accept().unwrap();
+        let begun = Instant::now(); // that it is not answered is noticed after two seconds
+        trust.machine.talk(QUOTE_LIMIT).unwrap().tpm.clock().unwrap();
+        assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+        drop(asked);
+        assert_eq!(enrolls.join().unwrap().unwrap_err().kind(), Kind::KeyUnavailable);
+    });
 }
