@@ -42,7 +42,10 @@ fn open_as(user: u32, path: &Path) -> Result<File> {
 }
 
 /// Opens a regular file for reading. Opening a FIFO would wait for a writer, perhaps for ever, and a device has no end.
-pub(in crate::provider) fn open_regular(path: &Path) -> Result<(File, Metadata)> {
+///
+/// # Errors
+/// `NotFound`, `Invalid` for what is not a regular file, `Denied`, `Io`.
+pub fn open_regular(path: &Path) -> Result<(File, Metadata)> {
     let opened = File::options().read(true).custom_flags(OFlags::NONBLOCK.bits().cast_signed()).open(path);
     let file = opened.context(|| format!("opening {}", path.shown()))?;
     let metadata = file.metadata().context(|| format!("looking at {}", path.shown()))?;

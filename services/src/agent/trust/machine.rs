@@ -1,6 +1,6 @@
 //! This machine, as it attests: its TPM, and the logs of what was measured.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{ErrorKind, Read};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -8,6 +8,7 @@ use std::time::Duration;
 use parking_lot::{Mutex, MutexGuard};
 use vmcryptfs::error::{Context, Error, Kind, Result};
 use vmcryptfs::provider::config::Config;
+use vmcryptfs::provider::private_file::open_regular;
 use vmcryptfs::text::Show;
 use vmcryptfs_attest::pcr::PcrSelection;
 
@@ -94,13 +95,33 @@ fn read(path: &Path) -> Result<Option<Vec<u8>>> {
 /// A file that is booted.
 ///
 /// # Errors
-/// `NotFound`, `Invalid` when it is longer than such files are, `Io`.
+/// `NotFound`, `Invalid` when it is longer than such files are or not a regular file, `Denied`, `Io`.
 pub(super) fn boot_file(path: &Path) -> Result<Vec<u8>> {
     const MAX: u64 = 1 << 30;
-    let reading = || format!("reading {}", path.shown());
-    let len = fs::metadata(path).context(reading)?.len();
+    let (file, metadata) = open_regular(path)?;
+    let len = metadata.len();
     if len > MAX {
         return Err(Error::new(Kind::Invalid, format!("{} has {len} bytes, expected at most {MAX}", path.shown())));
     }
-    fs::read(path).context(reading)
+    let mut bytes = Vec::new();
+    file.take(len).read_to_end(&mut bytes).context(|| format!("reading {}", path.shown()))?;
+    Ok(bytes)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may panic")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_booted_is_a_file_and_nothing_without_an_end() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("kernel");
+        std::fs::write(&path, [7; 5000]).unwrap();
+        assert_eq!(boot_file(&path).unwrap(), [7; 5000]);
+        assert_eq!(boot_file(&folder.path().join("initrd")).unwrap_err().kind(), Kind::NotFound);
+        for other in [Path::new("/dev/null"), folder.path()] {
+            assert_eq!(boot_file(other).unwrap_err().kind(), Kind::Invalid, "{other:?}");
+        }
+    }
 }
