@@ -55,6 +55,9 @@ const MAX_NAMED: u64 = 16;
 /// For how long a trial of the top-level key is good: anyone may ask for the health.
 const TRIAL_LIFE: Duration = Duration::from_secs(5);
 
+/// What is known of the top-level key before its first trial has ended.
+const NOT_YET: &str = "its key provider has not answered yet";
+
 /// The authority of this machine.
 pub struct Authority {
     own: Own,
@@ -126,7 +129,7 @@ impl Authority {
             return trouble.clone();
         }
         let Some(_examining) = self.examining.try_lock() else {
-            let unknown = || Some("its key provider has not answered yet".to_owned());
+            let unknown = || Some(NOT_YET.to_owned());
             return known.map_or_else(unknown, |(_, trouble)| trouble);
         };
         let trouble = self.top.try_out().err().map(|error| error.chain());
@@ -135,7 +138,10 @@ impl Authority {
 
     /// Whether hosts get keys, for all who ask. Where the top-level key is, and why there is none, is not for them.
     fn health(&self) -> Health {
-        let words = |_| "the top-level key cannot be used: `vmcryptfs-authority status` says why".to_owned();
+        let words = |trouble: String| match trouble == NOT_YET {
+            true => trouble,
+            false => "the top-level key cannot be used: `vmcryptfs-authority status` says why".to_owned(),
+        };
         let lacks = self.lacks(self.trouble_with_top_key().map(words)).collect();
         Health { authority: self.own.settings.uuid, version: env!("CARGO_PKG_VERSION").to_owned(), lacks }
     }
