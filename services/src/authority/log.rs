@@ -120,7 +120,7 @@ impl Log {
     /// `Io`.
     pub fn entries(&self, first: usize, count: usize, max: usize) -> Result<Vec<Vec<u8>>> {
         let (file, places) = self.state.lock().places_of(first, count, max);
-        // What is there never changes, so whoever wants to add an entry need not wait for this.
+        // What is there never changes, so those who want to add an entry need not wait for this.
         let read = |(offset, len): (u64, usize)| {
             let mut entry = vec![0; len];
             file.read_exact_at(&mut entry, offset).context(|| "reading the log".into())?;

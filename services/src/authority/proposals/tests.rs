@@ -77,7 +77,7 @@ fn a_proposal_that_has_ended_does_not_come_back_by_hosts_that_join_it() {
         });
         let there = Proposals::load(dir.path().to_path_buf()).unwrap().list();
         assert_eq!(there.len(), proposals.list().len(), "{there:?}");
-        proposals.remove(&first.id).ok(); // hosts that came afterwards have made it anew
+        proposals.remove(&first.id).ok(); // hosts that came afterwards have made it once more
     }
     // Nor does one stay whose file somebody has removed.
     add(&proposals, first.clone()).unwrap();
