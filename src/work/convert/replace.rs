@@ -10,6 +10,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Advice, AtFlags, Mode, OFlags, Stat};
+use rustix::io::Errno;
 use uuid::Uuid;
 
 use crate::crypto::random;
@@ -363,6 +364,14 @@ impl ReplaceContext<'_, '_> {
         rustix::fs::unlinkat(self.root, name, AtFlags::empty()).context(|| format!("removing {name}"))
     }
 
+    /// Removes what was left behind. A process that gives way removes its own at the same moment.
+    fn remove_left(&self, name: &OsStr) -> Result<()> {
+        match rustix::fs::unlinkat(self.root, name, AtFlags::empty()) {
+            Err(Errno::NOENT) => Ok(()),
+            removed => removed.context(|| format!("removing {}", name.shown())),
+        }
+    }
+
     /// Removes what an interrupted run left behind, but for whole replacements of files with several names, which `all` takes
     /// as well: those are still needed until each of the names leads to one.
     ///
@@ -375,7 +384,7 @@ impl ReplaceContext<'_, '_> {
                 self.overwrite_leftover(&name)?;
             }
             if rest.starts_with(PART) || rest.starts_with(OLD) || (all && rest.starts_with(LINK)) {
-                self.remove(&name.to_string_lossy())?;
+                self.remove_left(&name)?;
             }
         }
         Ok(())
@@ -396,7 +405,7 @@ impl ReplaceContext<'_, '_> {
             if let Ok(file) = self.open(&name)
                 && FileStorage::new(file).is_unclaimed()?
             {
-                self.remove(&name.to_string_lossy())?;
+                self.remove_left(&name)?;
             }
         }
         Ok(())
@@ -486,4 +495,24 @@ fn exchanged() -> Error {
         Kind::Busy,
         "another file has its name than when the folder was looked at: something else uses the folder",
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::progress::Progress;
+
+    /// As a process does that gives way to this one between its look at the folder and the removal.
+    #[test]
+    fn what_another_process_took_back_is_removed_already() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = File::open(folder.path()).unwrap();
+        let keys = HomeKeys::new(&random::home_dek().unwrap()).unwrap();
+        let mut go_on = |_: &Progress| Ok(());
+        let pace = ProgressCounter::new(0, &mut go_on);
+        let site = ReplaceContext { root: &root, keys: &keys, overwrite: false, pace: &pace, drafts: Drafts::InRoot };
+        site.remove_left(OsStr::new("gone")).unwrap();
+        std::fs::create_dir(folder.path().join("folder")).unwrap();
+        assert_eq!(site.remove_left(OsStr::new("folder")).unwrap_err().kind(), Kind::Io);
+    }
 }
