@@ -50,12 +50,12 @@ fingerprint() {
     ) | sort
 }
 
-# left_over VM: what an interrupted verb has left in an encrypted VM folder, which beside its files has the list of its disks and
-# perhaps a manifest.
+# left_over VM [NAME]: what an interrupted verb has left in an encrypted VM folder, which beside its files has the list of its disks,
+# and what is called NAME.
 left_over() {
     local uuid
     uuid=$(vmc info --json "$1" | /usr/bin/python3 -c 'import json, sys; print(json.load(sys.stdin)[0]["uuid"])')
-    find "$1" -name '.vmcryptfs-*' ! -name ".vmcryptfs-members-$uuid" ! -name .vmcryptfs-manifest
+    find "$1" -name '.vmcryptfs-*' ! -name ".vmcryptfs-members-$uuid" ! -name "${2:-}"
 }
 
 # must_equal WHAT EXPECTED FOUND: two files of fingerprints.
